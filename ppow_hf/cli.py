@@ -1,0 +1,294 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""`ppow`: the command line. Each command parses its options and calls one function of the library."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Speculative decoding with drafters trained on the window: same text, faster.",
+)
+console = Console(highlight=False)
+
+TargetOption = Annotated[
+    str, typer.Option("--target", help="Target: a Hub id, a folder, or the embedded smollm2-135m-instruct.")
+]
+DrafterOption = Annotated[
+    str | None, typer.Option("--drafter", help="Drafter: a Hub id or folder. Default: the reference drafter.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of both models: auto, float32, bfloat16, float16.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Where to run: cpu, cuda, ... Default: a GPU if there is one.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed. The same seed gives the same result on one machine.")]
+DEFAULT_TARGET_NAME = "smollm2-135m-instruct"
+
+
+def _load(target_name: str, drafter_name: str | None, dtype: str, device: str | None):
+    """Target, tokenizer and drafter, on one device and in one dtype."""
+    from ppow_hf import AutoDrafter, load_target
+    from ppow_hf.quickstart import reference_drafter_path
+
+    with console.status("Loading the target and the drafter..."):
+        target, tokenizer = load_target(target_name, dtype=dtype, device=device or "auto")
+        drafter = AutoDrafter.from_pretrained(drafter_name or reference_drafter_path(), dtype=target.dtype)
+        drafter = drafter.to(target.device)
+        drafter.bind_target(target)
+    return target, tokenizer, drafter
+
+
+def _set_seed(seed: int) -> None:
+    from transformers import set_seed
+
+    set_seed(seed)
+
+
+@app.command()
+def quickstart(
+    target: TargetOption = DEFAULT_TARGET_NAME,
+    drafter: DrafterOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    max_new_tokens: Annotated[int, typer.Option(help="New tokens per prompt.", min=2)] = 128,
+    seed: SeedOption = 0,
+) -> None:
+    """Decode the same prompts plainly and speculatively, and compare speed and text."""
+    from ppow_hf.quickstart import run_quickstart
+
+    _set_seed(seed)
+    models = _load(target, drafter, dtype, device)
+    rows = run_quickstart(*models, console, max_new_tokens=max_new_tokens)
+    if not all(row.identical for row in rows):
+        raise SystemExit("The texts differ in float32: this must not happen, please report it.")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    target: TargetOption = DEFAULT_TARGET_NAME,
+    drafter: DrafterOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    window: Annotated[
+        str | None, typer.Option(help="Window policy: cost_aware, divergence, confidence, heuristic, fixed:K.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="New tokens.", min=2)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 for greedy decoding.", min=0.0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.", min=0.0, max=1.0)] = 1.0,
+    compare: Annotated[bool, typer.Option("--compare/--no-compare", help="Decode plainly too.")] = True,
+    seed: SeedOption = 0,
+) -> None:
+    """Answer a prompt, with accepted draft tokens in green, and end with the figures."""
+    from ppow_hf.console import MarkedStreamer, chat_inputs, figures_table, timed_generate
+
+    target_model, tokenizer, drafter_model = _load(target, drafter, dtype, device)
+    inputs = chat_inputs(tokenizer, prompt, target_model.device)
+    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
+    if temperature > 0:
+        options.update(temperature=temperature, top_p=top_p, top_k=0)
+    warm_up = chat_inputs(tokenizer, "Hello!", target_model.device)
+    for assistant in (None, drafter_model):
+        timed_generate(target_model, tokenizer, warm_up, do_sample=False, max_new_tokens=4, assistant_model=assistant)
+    _set_seed(seed)
+    speculative = timed_generate(
+        target_model,
+        tokenizer,
+        inputs,
+        **options,
+        assistant_model=drafter_model,
+        window=window,
+        streamer=MarkedStreamer(tokenizer, console),
+    )
+    trace = drafter_model.last_trace
+    rows = [("speculative", speculative, trace)]
+    if compare:
+        _set_seed(seed)
+        rows.insert(0, ("plain", timed_generate(target_model, tokenizer, inputs, **options), None))
+    console.print(figures_table(rows, title=f"{trace.verifications} verifications"))
+    shares = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in trace.seconds.items())
+    console.print(f"Speculative time: {shares}.")
+
+
+@app.command()
+def calibrate(
+    target: TargetOption = DEFAULT_TARGET_NAME,
+    drafter: DrafterOption = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to store the costs in. Default: the drafter's folder.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Measure what drafting and verifying cost on this machine, and store it beside the drafter."""
+    from ppow_hf import CostModel
+    from ppow_hf.quickstart import reference_drafter_path
+
+    _set_seed(seed)
+    target_model, _, drafter_model = _load(target, drafter, dtype, device)
+    with console.status("Measuring..."):
+        cost = CostModel.measure(target_model, drafter_model)
+    folder = output or Path(drafter or reference_drafter_path())
+    if output is not None or folder.is_dir():
+        console.print(f"Stored in {cost.save(folder)}.")
+    rows = cost.table()
+    table = Table(title=f"Costs in plain target steps of {cost.target_step_seconds * 1000:.1f} ms")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    console.print(table)
+    console.print(f"gamma (one draft step): {cost.gamma:.4f}. Overhead per cycle: {cost.overhead:.4f}.")
+
+
+@app.command()
+def data(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the finished dataset.")],
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            "--prompts",
+            "-p",
+            help="Where prompts come from: JSONL file, dataset, or sharegpt; FILE::COLUMN names one.",
+        ),
+    ],
+    target: TargetOption = DEFAULT_TARGET_NAME,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Evaluation files whose prompts must not be trained on.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many prompts of each source.")] = None,
+    max_turns: Annotated[int | None, typer.Option(help="At most this many user turns of a conversation.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(help="Conversations decoded together.", min=1)] = 32,
+    temperature: Annotated[
+        list[str] | None,
+        typer.Option(help="TEMPERATURE:SHARE, several times. Default: --temperature 0:0.7 --temperature 1:0.3."),
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Let the target answer prompts: the data a drafter learns from. Resumes where it was killed."""
+    from ppow_hf import load_target
+    from ppow_hf.data import generate_responses, load_prompts, select_prompts
+
+    shares = _temperature_shares(temperature or ["0:0.7", "1:0.3"])
+    found = []
+    for source in prompts:
+        name, _, column = source.partition("::")
+        found += load_prompts(name, column=column or None, limit=limit, max_turns=max_turns)
+    found = select_prompts(found, exclude=[prompt for file in exclude or [] for prompt in load_prompts(file)])
+    with console.status("Loading the target..."):
+        target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
+    dataset = generate_responses(
+        target_model,
+        tokenizer,
+        found,
+        output,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperatures=shares,
+        seed=seed,
+    )
+    console.print(f"{len(dataset)} responses in {output}.")
+
+
+def _temperature_shares(options: list[str]) -> dict[float, float]:
+    shares = {}
+    for option in options:
+        temperature, colon, share = option.partition(":")
+        try:
+            shares[float(temperature)] = float(share) if colon else 1.0
+        except ValueError:
+            raise ValueError(f"`--temperature` takes TEMPERATURE:SHARE such as 1:0.3, got {option!r}.") from None
+    return shares
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def sft(context: typer.Context) -> None:
+    """Supervised stage: train a drafter on the target's responses. `ppow sft --config FILE.yaml`, options override."""
+    from ppow_hf.scripts.sft_drafter import main, make_parser
+
+    main(*make_parser().parse_args_and_config(args=context.args))
+
+
+@app.command()
+def bench(
+    target: TargetOption = DEFAULT_TARGET_NAME,
+    drafter: DrafterOption = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="gsm8k, humaneval, mt_bench, xsum, wmt14, spec_bench, or a JSONL file; several times."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Comma-separated: target, prompt_lookup, hf_dynamic, fixed:5, cost_aware, ...")
+    ] = None,
+    temperature: Annotated[str, typer.Option(help="Comma-separated temperatures.")] = "0",
+    max_new_tokens: Annotated[int, typer.Option(help="New tokens per turn.", min=2)] = 256,
+    limit: Annotated[int | None, typer.Option(help="At most this many prompts of each suite.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of results.json, report.md and the pictures.")] = Path(
+        "runs/bench"
+    ),
+    assistant: Annotated[str | None, typer.Option(help="Causal LM for the hf_* methods.")] = None,
+    check_float32: Annotated[
+        str, typer.Option(help="Prompts per suite decoded again in float32 to check the text, or `all`.")
+    ] = "0",
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Benchmark window policies and other assistants against plain decoding, interleaved in one process."""
+    from ppow_hf.evaluation import DEFAULT_METHODS, run_benchmark
+
+    _set_seed(seed)
+    target_model, tokenizer, drafter_model = _load(target, drafter, dtype, device)
+    run_benchmark(
+        target_model,
+        tokenizer,
+        drafter_model,
+        suite or ["gsm8k", "humaneval", "mt_bench"],
+        method.split(",") if method else DEFAULT_METHODS,
+        output,
+        temperatures=_floats("--temperature", temperature),
+        max_new_tokens=max_new_tokens,
+        limit=limit,
+        seed=seed,
+        assistant=assistant,
+        check_float32=check_float32 if check_float32 == "all" else _int("--check-float32", check_float32),
+    )
+    console.print(f"Report: {output / 'report.md'}")
+
+
+def _floats(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"`{name}` takes comma-separated numbers such as 0,1, got {text!r}.") from None
+
+
+def _int(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"`{name}` takes a whole number or `all`, got {text!r}.") from None
+
+
+def main() -> None:
+    """Entry point: errors a user can act on end in one line and exit status 1, `PPOW_DEBUG=1` shows the traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("PPOW_DEBUG"):
+            raise
+        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {error}", markup=True, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,36 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What proposes: drafters as `PreTrainedModel`s, one configuration/modeling pair per family."""
+
+from .auto import DRAFTER_FAMILIES, AutoDrafter, register_drafters
+from .configuration_causal_lm import CausalLMDrafterConfig
+from .configuration_drafter import DrafterConfig
+from .configuration_eagle3 import Eagle3DrafterConfig
+from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
+from .initialization import drafter_config_for, eagle3_from_target
+from .modeling_causal_lm import CausalLMDrafter
+from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
+from .modeling_eagle3 import Eagle3Drafter
+from .target_features import check_layer_ids, default_layer_ids, gather_features
+
+__all__ = [
+    "DRAFTER_FAMILIES",
+    "AutoDrafter",
+    "CausalLMDrafter",
+    "CausalLMDrafterConfig",
+    "DrafterConfig",
+    "DrafterModel",
+    "DrafterOutput",
+    "DrafterState",
+    "Eagle3Drafter",
+    "Eagle3DrafterConfig",
+    "check_layer_ids",
+    "check_target",
+    "check_vocabulary_maps",
+    "default_layer_ids",
+    "drafter_config_for",
+    "eagle3_from_target",
+    "gather_features",
+    "register_drafters",
+    "vocabulary_maps",
+]

@@ -1,0 +1,180 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""A small causal language model as a drafter, under the same window interface as the others."""
+
+import copy
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from .configuration_causal_lm import CausalLMDrafterConfig
+from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
+
+
+class CausalLMDrafter(DrafterModel):
+    """
+    Any small causal LM with the target's tokenizer, proposing windows of its own greedy or sampled continuations.
+
+    Example:
+
+    ```python
+    >>> from ppow_hf import CausalLMDrafter
+
+    >>> drafter = CausalLMDrafter.from_target(target, num_layers=4)
+    >>> output = target.generate(**inputs, assistant_model=drafter)
+    ```
+    """
+
+    config_class = CausalLMDrafterConfig
+    base_model_prefix = "model"
+    prediction_offset = 1
+    max_ttt_steps = 1
+
+    def __init__(self, config: CausalLMDrafterConfig):
+        super().__init__(config)
+        if config.causal_lm_config is None:
+            raise ValueError("`causal_lm_config` is missing: pass the configuration of the causal LM that drafts.")
+        # "sdpa" is only this wrapper's default; families without it (Gemma 2) must be free to choose for themselves.
+        attention = config._attn_implementation if config._attn_implementation != "sdpa" else None
+        self.model = AutoModelForCausalLM.from_config(
+            config.causal_lm_config, attn_implementation=attention, dtype=config.dtype
+        )
+        # The inner tie (lm_head = embedding) is part of this model's own state dict.
+        inner = getattr(self.model, "_tied_weights_keys", None) or {}
+        if self.model.config.get_text_config().tie_word_embeddings:
+            self._tied_weights_keys = {f"model.{k}": f"model.{v}" for k, v in dict(inner).items()}
+            self.config.tie_word_embeddings = True
+        self.post_init()
+
+    @classmethod
+    def from_causal_lm(cls, model: PreTrainedModel) -> "CausalLMDrafter":
+        """
+        Wraps a causal LM.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]): A decoder-only causal LM; used as it is, not copied.
+        """
+        check_target(model)
+        text_config = model.config.get_text_config()
+        config = CausalLMDrafterConfig(
+            causal_lm_config=copy.deepcopy(model.config),
+            vocab_size=text_config.vocab_size,
+            bos_token_id=text_config.bos_token_id,
+            eos_token_id=text_config.eos_token_id,
+            pad_token_id=text_config.pad_token_id,
+            dtype=model.dtype,
+        )
+        # Built on the meta device: the weights are the given model's, nothing needs allocating twice.
+        with torch.device("meta"):
+            drafter = cls(config)
+        drafter.model = model
+        return drafter.eval()
+
+    @classmethod
+    def from_target(cls, target: PreTrainedModel, num_layers: int) -> "CausalLMDrafter":
+        """
+        Starts a drafter from the target's own first layers, final norm, embedding and head.
+
+        Args:
+            target ([`~transformers.PreTrainedModel`]): The target.
+            num_layers (`int`): Number of its layers to keep, counted from the embedding.
+
+        Returns:
+            [`CausalLMDrafter`]: A drafter of its own, sharing no tensor with the target.
+
+        Raises:
+            ValueError: If `num_layers` is not between 1 and the target's number of layers.
+        """
+        check_target(target)
+        total = target.config.get_text_config().num_hidden_layers
+        if not 1 <= num_layers <= total:
+            raise ValueError(f"`num_layers` must be between 1 and the target's {total} layers, got {num_layers}.")
+        config = copy.deepcopy(target.config)
+        text_config = config.get_text_config()
+        text_config.num_hidden_layers = num_layers
+        if getattr(text_config, "layer_types", None) is not None:
+            text_config.layer_types = text_config.layer_types[:num_layers]
+        config._name_or_path = ""
+        model = AutoModelForCausalLM.from_config(config, dtype=target.dtype)
+        # Layers are numbered from the embedding, so names agree; what the shorter model lacks is left out.
+        wanted = model.state_dict()
+        missing = wanted.keys() - target.state_dict().keys()
+        if missing:
+            raise ValueError(
+                f"The target `{type(target).__name__}` keeps its layers under other names than its causal LM class "
+                f"(missing {sorted(missing)[:3]}...). Build the short model yourself and use `from_causal_lm`."
+            )
+        model.load_state_dict({k: v for k, v in target.state_dict().items() if k in wanted})
+        drafter = cls.from_causal_lm(model.to(target.device))
+        drafter.config.target_name_or_path = target.config._name_or_path or None
+        drafter.config.target_model_type = target.config.get_text_config().model_type
+        drafter.config.target_num_hidden_layers = total
+        return drafter
+
+    # ---- decoding and rollouts -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def extend(
+        self,
+        state: DrafterState,
+        input_ids: torch.LongTensor,
+        features: torch.Tensor | None = None,
+        num_accepted: int = 0,
+    ) -> torch.Tensor:
+        # Columns of accepted draft tokens hold exactly what committing them would compute: they are kept. The last
+        # draft token of a window has no column, it was never fed back.
+        keep = min(num_accepted, state.drafted)
+        state.drop_draft(keep)
+        return self._feed(state, input_ids[:, keep:], committed=True)
+
+    @torch.no_grad()
+    def step(self, state: DrafterState, token_ids: torch.LongTensor) -> torch.Tensor:
+        return self._feed(state, token_ids[:, None], committed=False)
+
+    def _feed(self, state: DrafterState, input_ids: torch.LongTensor, committed: bool) -> torch.Tensor:
+        length = input_ids.shape[1]
+        start = state.committed + state.drafted
+        position_ids = torch.arange(start, start + length, device=input_ids.device)[None]
+        output = self.model(
+            input_ids,
+            position_ids=position_ids.expand(input_ids.shape[0], -1),
+            past_key_values=state.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        if committed:
+            state.committed += length
+        else:
+            state.drafted += length
+        return output.logits[:, -1]
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        target_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        ttt_steps: int = 1,
+        column_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> DrafterOutput:
+        """
+        Teacher-forced pass over whole sequences.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids.
+            target_features: Not read by this family.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
+            ttt_steps (`int`, *optional*, defaults to 1): Must be 1: feeding back tokens is all this family does.
+            column_mask (`torch.Tensor` of shape `(1, batch, length)`, bool, *optional*): Columns to return.
+
+        Returns:
+            [`DrafterOutput`]: One step of logits. Column `i` predicts the token at `i + 1`.
+        """
+        if ttt_steps != 1:
+            raise ValueError(f"`ttt_steps` must be 1 for a causal-LM drafter, got {ttt_steps}.")
+        logits = self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits
+        if column_mask is not None:
+            logits = logits[column_mask[0]]
+        return DrafterOutput(logits=(logits,))

@@ -1,0 +1,322 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What all drafter families share: the window interface, the tie to a target, saving and loading."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_drafter import DrafterConfig
+from .target_features import check_layer_ids
+
+# Arguments of `from_pretrained` that say where files come from, for the files beside the weights.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+@dataclass
+class DrafterOutput(ModelOutput):
+    """
+    Output of a drafter's training forward pass.
+
+    Args:
+        logits (`tuple[torch.Tensor]`):
+            Draft logits of every training-time-test step, each `(batch, length, draft_vocab_size)`, or
+            `(num_columns, draft_vocab_size)` where a column mask selected some columns.
+        hidden_states (`tuple[torch.Tensor]`, *optional*):
+            The drafter's own state at every step, each `(batch, length, hidden_size)`.
+    """
+
+    logits: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class DrafterState:
+    """
+    What a drafter remembers of the text it drafts for.
+
+    Args:
+        cache (`DynamicCache`): Keys and values of all columns, committed ones first.
+        committed (`int`): Number of columns that belong to the committed text.
+        drafted (`int`): Number of columns of the current window behind them.
+        hidden (`torch.Tensor`, *optional*): State fed to the next draft step, `(batch, 1, hidden_size)`.
+    """
+
+    batch_size: int = 1
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    committed: int = 0
+    drafted: int = 0
+    hidden: torch.Tensor | None = None
+
+    def drop_draft(self, keep: int = 0) -> None:
+        """Removes the columns of the current window but the first `keep`, which become committed."""
+        if self.drafted > keep:
+            self.cache.crop(keep - self.drafted)
+        self.committed += min(keep, self.drafted)
+        self.drafted = 0
+
+
+class DrafterModel(PreTrainedModel):
+    """
+    Base of all drafters.
+
+    A drafter is a `PreTrainedModel` that proposes windows of draft tokens for one target. Subclasses implement
+    `extend` and `step` (decoding and rollouts) and `forward` (training); what they share lives here.
+    """
+
+    config_class = DrafterConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    # Column i of the training forward pass predicts the token at position i + prediction_offset + step.
+    prediction_offset: int = 1
+    # Most training-time-test steps the family can be trained with.
+    max_ttt_steps: int = 1
+
+    def __init__(self, config: DrafterConfig):
+        super().__init__(config)
+        self.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+        )
+        self.last_trace = None
+
+    # ---- what generation and training need to know -----------------------------------------------------------------
+
+    @property
+    def feature_layer_ids(self) -> tuple[int, ...]:
+        """Indices into the target's `hidden_states` that this drafter reads; empty when it reads none."""
+        return ()
+
+    @property
+    def draft_token_ids(self) -> torch.Tensor | None:
+        """Target id of every draft id, `(draft_vocab_size,)` int64, or `None` when the vocabularies are the same."""
+        return None
+
+    def new_state(self, batch_size: int = 1) -> DrafterState:
+        """
+        An empty state, with no committed token.
+
+        Args:
+            batch_size (`int`, *optional*, defaults to 1): Number of sequences drafted side by side.
+        """
+        return DrafterState(batch_size=batch_size)
+
+    def extend(
+        self,
+        state: DrafterState,
+        input_ids: torch.LongTensor,
+        features: torch.Tensor | None = None,
+        num_accepted: int = 0,
+    ) -> torch.Tensor:
+        """
+        Commits tokens and begins a new window.
+
+        The columns of the last window are dropped: what was drafted from the drafter's own state is replaced by what
+        the target said, so that errors do not build up.
+
+        Args:
+            state (`DrafterState`): Changed in place.
+            input_ids (`torch.LongTensor` of shape `(batch, n)`):
+                The newly committed tokens. At the first call the whole prompt and the first generated token; later
+                the accepted draft tokens and the target's own token behind them.
+            features (`torch.Tensor` of shape `(batch, m, len(feature_layer_ids) * target_hidden_size)`, *optional*):
+                Target features of the newly verified positions. The last committed token has not been through the
+                target yet, so `m = n - 1` at the first call and `m = n` later.
+            num_accepted (`int`, *optional*, defaults to 0): Number of accepted draft tokens at the front of
+                `input_ids`.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, draft_vocab_size)`: logits of the first draft token of the new window.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `extend`.")
+
+    def step(self, state: DrafterState, token_ids: torch.LongTensor) -> torch.Tensor:
+        """
+        Feeds one draft token and the drafter's own state.
+
+        Args:
+            state (`DrafterState`): Changed in place.
+            token_ids (`torch.LongTensor` of shape `(batch,)`): Draft tokens, as target ids.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, draft_vocab_size)`: logits of the next draft token.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `step`.")
+
+    def bind_target(self, target: PreTrainedModel) -> None:
+        """
+        Ties the drafter to the target it drafts for, after checking that they fit.
+
+        Cheap and idempotent; generation and the trainers call it. Nothing of the target becomes a parameter of the
+        drafter.
+
+        Args:
+            target ([`~transformers.PreTrainedModel`]): A decoder-only causal language model.
+
+        Raises:
+            ValueError: If the target is an encoder-decoder, or its vocabulary, width or layers are not those the
+                drafter was built for.
+        """
+        check_target(target)
+        text_config = target.config.get_text_config()
+        if text_config.vocab_size != self.config.vocab_size:
+            raise ValueError(
+                f"The target has a vocabulary of {text_config.vocab_size} tokens, but this drafter was built for "
+                f"`vocab_size`={self.config.vocab_size}. Drafter and target must share one tokenizer."
+            )
+        recorded = self.config.target_num_hidden_layers
+        if self.feature_layer_ids and recorded is not None and recorded != text_config.num_hidden_layers:
+            raise ValueError(
+                f"This drafter was trained for another target: `{self.config.target_name_or_path}` has {recorded} "
+                f"layers, the given target `{target.config._name_or_path}` has {text_config.num_hidden_layers}. "
+                "Use the drafter's own target, or train a drafter with `from_target(target)`."
+            )
+        if self.feature_layer_ids:
+            check_layer_ids(self.feature_layer_ids, text_config.num_hidden_layers)
+        recorded_type = self.config.target_model_type
+        if self.feature_layer_ids and recorded_type is not None and recorded_type != text_config.model_type:
+            raise ValueError(
+                f"This drafter was trained for a `{recorded_type}` target (`{self.config.target_name_or_path}`), the "
+                f"given target is a `{text_config.model_type}`. Use the drafter's own target, or train a drafter with "
+                "`from_target(target)`."
+            )
+
+    def make_candidate_generator(self, target: PreTrainedModel, **kwargs):
+        """
+        The object that transformers' assisted generation asks for draft tokens.
+
+        Args:
+            target ([`~transformers.PreTrainedModel`]): The target, already in `generate`.
+            kwargs: `generation_config`, `logits_processor`, `input_ids` and `model_kwargs` of that call.
+        """
+        # Imported here: drafters know nothing of generation, they only lead to it.
+        from ..generation import PPOWCandidateGenerator
+
+        return PPOWCandidateGenerator(drafter=self, target=target, **kwargs)
+
+    # ---- saving and loading ----------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Saves weights, configuration and the generation configuration with its window."""
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self._plain_generation_config().save_pretrained(save_directory)
+
+    def _plain_generation_config(self) -> GenerationConfig:
+        """A copy of the generation configuration whose window is a plain dict, as JSON wants it."""
+        values = {k: v for k, v in self.generation_config.to_diff_dict().items() if k != "window"}
+        plain = GenerationConfig(**values)
+        window = getattr(self.generation_config, "window", None)
+        if window is not None:
+            plain.window = window if isinstance(window, dict) else window.to_dict()
+        return plain
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
+        """
+        Loads a drafter, refusing what does not fit.
+
+        Same arguments as [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: If weights are missing, unknown or of another shape: a drafter with random weights in it would
+                still run, only slower than no drafter at all.
+            OSError: If there is no such folder or repository, or a weight file is truncated.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = load_checked(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        model._check_weights(str(pretrained_model_name_or_path))
+        model._load_generation_config(pretrained_model_name_or_path, kwargs)
+        return (model, info) if wants_info else model
+
+    def _check_weights(self, source: str) -> None:
+        """Hook for checks across weights of one checkpoint."""
+
+    def _load_generation_config(self, source: str | os.PathLike, kwargs: dict[str, Any]) -> None:
+        hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(source, **hub_kwargs)
+        except OSError as error:
+            if "valid JSON" in str(error):
+                raise  # A damaged file: going on would silently lose the window that was saved.
+            return  # Older or foreign checkpoints have none; the defaults of __init__ stay.
+        window = getattr(self.generation_config, "window", None)
+        if isinstance(window, dict):
+            from ..generation import WindowConfig
+
+            self.generation_config.window = WindowConfig.from_dict(window)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        # A drafter proposes, it does not generate: the target's `generate(assistant_model=drafter)` does.
+        return False
+
+
+def load_checked(loader: Callable, source: str | os.PathLike, *args, allow_unknown: bool = False, **kwargs):
+    """
+    Calls a `from_pretrained` and refuses a result with weights that did not come from the checkpoint.
+
+    Args:
+        loader (`Callable`): A `from_pretrained`.
+        source (`str` or `os.PathLike`): Folder or repository.
+        allow_unknown (`bool`, *optional*, defaults to `False`): Accept weights that the model has no place for.
+
+    Returns:
+        `tuple[PreTrainedModel, dict]`: The model and transformers' loading information.
+
+    Raises:
+        ValueError: If weights are missing, unknown or of another shape.
+        OSError: If there is no such folder or repository, or a weight file is truncated.
+    """
+    # transformers names mis-shaped weights only in a log; here they belong into the error.
+    kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        model, info = loader(source, *args, **kwargs)
+    except SafetensorError as error:
+        raise OSError(
+            f"The weight file in `{source}` cannot be read ({error}). It is truncated or damaged: download or copy "
+            "it again."
+        ) from error
+    problems = []
+    if info["missing_keys"]:
+        problems.append(f"missing weights {sorted(info['missing_keys'])}")
+    if info["unexpected_keys"] and not allow_unknown:
+        problems.append(f"unknown weights {sorted(info['unexpected_keys'])}")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        problems.append(f"`{name}` has shape {tuple(found)} instead of {tuple(wanted)}")
+    if problems:
+        raise ValueError(
+            f"The checkpoint `{source}` does not fit {type(model).__name__}: {'; '.join(problems)}. Check that "
+            "config.json belongs to these weights, or convert foreign EAGLE-3 checkpoints first."
+        )
+    return model, info
+
+
+def check_target(target: PreTrainedModel) -> None:
+    """
+    Refuses targets that windows cannot be verified with.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The model to check.
+
+    Raises:
+        ValueError: If it is an encoder-decoder or keeps a recurrent state that cannot be rolled back.
+    """
+    if getattr(target.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"`{type(target).__name__}` is an encoder-decoder model; drafters work with decoder-only targets."
+        )
+    if getattr(target, "_is_stateful", False):
+        raise ValueError(
+            f"`{type(target).__name__}` keeps a recurrent state that cannot be rolled back after a rejected draft "
+            "token. Use a target whose cache can be cropped."
+        )

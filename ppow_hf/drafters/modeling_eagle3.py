@@ -1,0 +1,453 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The EAGLE-3 drafter (arXiv 2503.01840): one decoder layer over fused target features and token embeddings.
+
+Column `i` reads the target's features at position `i` and the token at position `i + 1`, and predicts the token at
+position `i + 2`. Behind the last verified position the drafter's own state takes the place of the features. Weight
+names are those of the public checkpoints.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import (
+    LlamaMLP,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from .configuration_eagle3 import Eagle3DrafterConfig
+from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
+from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState
+
+
+class Eagle3Attention(nn.Module):
+    """Grouped-query attention whose input may be wider than the model (`2 * hidden_size` in the first layer)."""
+
+    def __init__(self, config: Eagle3DrafterConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        width = config.hidden_size * (2 if layer_idx == 0 else 1)
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(width, config.num_attention_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(width, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor:
+        input_shape = hidden_states.shape[:-1]
+        heads = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, _ = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+        )
+        return self.o_proj(output.reshape(*input_shape, -1))
+
+
+class Eagle3DecoderLayer(nn.Module):
+    """The first layer: attention over `[embedding, hidden]`, residual over the hidden state alone."""
+
+    def __init__(self, config: Eagle3DrafterConfig):
+        super().__init__()
+        self.norm_before_residual = config.norm_before_residual
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.hidden_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = Eagle3Attention(config, layer_idx=0)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = LlamaMLP(config)
+
+    def forward(self, embeds: torch.Tensor, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        normed = self.hidden_norm(hidden_states)
+        residual = normed if self.norm_before_residual else hidden_states
+        fused = torch.cat([self.input_layernorm(embeds), normed], dim=-1)
+        hidden_states = residual + self.self_attn(fused, **kwargs)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class Eagle3ExtraDecoderLayer(nn.Module):
+    """Layers behind the first: ordinary pre-norm decoder layers."""
+
+    def __init__(self, config: Eagle3DrafterConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = Eagle3Attention(config, layer_idx=layer_idx)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = LlamaMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class Eagle3Drafter(DrafterModel):
+    """
+    EAGLE-3 drafter: proposes windows from the target's own hidden states (arXiv 2503.01840).
+
+    Example:
+
+    ```python
+    >>> from ppow_hf import AutoDrafter
+
+    >>> drafter = AutoDrafter.from_pretrained("org/my-drafter")
+    >>> output = target.generate(**inputs, assistant_model=drafter)
+    ```
+    """
+
+    config_class = Eagle3DrafterConfig
+    prediction_offset = 2
+    max_ttt_steps = 8
+    _no_split_modules = ["Eagle3DecoderLayer", "Eagle3ExtraDecoderLayer"]
+
+    def __init__(self, config: Eagle3DrafterConfig):
+        super().__init__(config)
+        feature_width = config.target_hidden_size * len(config.aux_layer_ids)
+        self.fc = nn.Linear(feature_width, config.hidden_size, bias=False)
+        if config.norm_before_fc:
+            self.input_norm = LlamaRMSNorm(feature_width, eps=config.rms_norm_eps)
+        if config.fc_norm:
+            self.fc_norm = nn.ModuleList(
+                LlamaRMSNorm(config.target_hidden_size, eps=config.rms_norm_eps) for _ in config.aux_layer_ids
+            )
+        self.midlayer = Eagle3DecoderLayer(config)
+        self.layers = nn.ModuleList(Eagle3ExtraDecoderLayer(config, i) for i in range(1, config.num_hidden_layers))
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+        if not config.shares_target_embedding:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.draft_vocab_size != config.vocab_size:
+            self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.long))
+            self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
+        self._draft_token_ids: torch.Tensor | None = None
+        self._set_shared_embedding(None)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Eagle3Drafter) and hasattr(module, "d2t"):
+            # Without a vocabulary of its own the drafter proposes the first `draft_vocab_size` target tokens.
+            init.copy_(module.d2t, torch.zeros_like(module.d2t))
+            kept = torch.arange(module.config.vocab_size, device=module.t2d.device) < module.config.draft_vocab_size
+            init.copy_(module.t2d, kept)
+
+    # ---- tie to the target -----------------------------------------------------------------------------------------
+
+    @property
+    def feature_layer_ids(self) -> tuple[int, ...]:
+        return tuple(self.config.aux_layer_ids)
+
+    @property
+    def draft_token_ids(self) -> torch.Tensor | None:
+        if not hasattr(self, "d2t"):
+            return None
+        if self._draft_token_ids is None or self._draft_token_ids.device != self.d2t.device:
+            self._draft_token_ids = self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
+        return self._draft_token_ids
+
+    @classmethod
+    def from_target(cls, target: PreTrainedModel, **kwargs) -> "Eagle3Drafter":
+        """
+        Builds an untrained drafter for a target, started from the target's own weights.
+
+        Args:
+            target ([`~transformers.PreTrainedModel`]): A decoder-only causal LM.
+            kwargs: As for [`~ppow_hf.drafters.eagle3_from_target`]: `draft_token_ids`, `draft_vocab_size`,
+                `initialization`, `seed`, and any field of [`Eagle3DrafterConfig`].
+        """
+        from .initialization import eagle3_from_target
+
+        return eagle3_from_target(target, **kwargs)
+
+    def set_draft_vocabulary(self, draft_token_ids: torch.Tensor) -> None:
+        """
+        Chooses the target tokens the drafter can propose. The rows of `lm_head` are taken to be in this order.
+
+        Args:
+            draft_token_ids (`torch.Tensor` of shape `(draft_vocab_size,)`, int64): Target ids, strictly ascending.
+        """
+        if len(draft_token_ids) != self.config.draft_vocab_size:
+            raise ValueError(
+                f"`draft_token_ids` holds {len(draft_token_ids)} ids, but `draft_vocab_size` is "
+                f"{self.config.draft_vocab_size}."
+            )
+        if not hasattr(self, "d2t"):
+            raise ValueError(
+                "This drafter proposes every token of the target; it has no vocabulary of its own to set."
+            )
+        d2t, t2d = vocabulary_maps(draft_token_ids, self.config.vocab_size)
+        self.d2t.copy_(d2t)
+        self.t2d.copy_(t2d)
+        self._draft_token_ids = None
+
+    def bind_target(self, target: PreTrainedModel) -> None:
+        # The embedding is held, so its identity cannot be taken over by another target as a freed `id` could.
+        if self._shared_embedding is not None and target.get_input_embeddings() is self._shared_embedding:
+            return
+        super().bind_target(target)
+        width = target.config.get_text_config().hidden_size
+        if width != self.config.target_hidden_size:
+            raise ValueError(
+                f"The target's hidden states are {width} wide, but this drafter was built for "
+                f"`target_hidden_size`={self.config.target_hidden_size}. It was trained for another target: "
+                f"`{self.config.target_name_or_path}`."
+            )
+        if self.config.shares_target_embedding:
+            self._set_shared_embedding(target.get_input_embeddings())
+
+    def _set_shared_embedding(self, embedding: nn.Module | None) -> None:
+        # Past nn.Module's registry: the target's table is neither a parameter of the drafter nor saved with it.
+        object.__setattr__(self, "_shared_embedding", embedding)
+
+    def __getstate__(self) -> dict:
+        # Copies and pickles leave the target's table behind: they are bound anew.
+        return {**self.__dict__, "_shared_embedding": None}
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._draft_token_ids = None  # `d2t` may have changed.
+
+    def _embed(self, token_ids: torch.LongTensor) -> torch.Tensor:
+        if not self.config.shares_target_embedding:
+            return self.embed_tokens(token_ids)
+        if self._shared_embedding is None:
+            raise ValueError("This drafter shares its target's token embedding: call `bind_target(target)` first.")
+        with torch.no_grad():
+            return self._shared_embedding(token_ids).to(self.fc.weight.dtype)
+
+    def _check_weights(self, source: str) -> None:
+        if hasattr(self, "d2t"):
+            try:
+                check_vocabulary_maps(self.d2t, self.t2d)
+            except ValueError as error:
+                raise ValueError(f"`{source}`: {error}") from error
+
+    # ---- one pass over columns -------------------------------------------------------------------------------------
+
+    def project_features(self, features: torch.Tensor) -> torch.Tensor:
+        """
+        Fuses target features into drafter states.
+
+        Args:
+            features (`torch.Tensor` of shape `(batch, length, len(aux_layer_ids) * target_hidden_size)`).
+
+        Returns:
+            `torch.Tensor` of shape `(batch, length, hidden_size)`.
+        """
+        features = features.to(self.fc.weight.dtype)
+        if self.config.norm_before_fc:
+            features = self.input_norm(features)
+        if self.config.fc_norm:
+            chunks = features.split(self.config.target_hidden_size, dim=-1)
+            features = torch.cat([norm(chunk) for norm, chunk in zip(self.fc_norm, chunks, strict=True)], dim=-1)
+        return self.fc(features)
+
+    def _decode(
+        self,
+        token_ids: torch.LongTensor,
+        hidden_states: torch.Tensor,
+        position_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache,
+    ) -> torch.Tensor:
+        embeds = self._embed(token_ids)
+        shared = {
+            "position_embeddings": self.rotary_emb(embeds, position_ids),
+            "attention_mask": attention_mask,
+            "past_key_values": cache,
+        }
+        hidden_states = self.midlayer(embeds, hidden_states, **shared)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **shared)
+        return hidden_states
+
+    def _head(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits, and the state that the next draft step is fed."""
+        normed = self.norm(hidden_states)
+        return self.lm_head(normed), (normed if self.config.norm_output else hidden_states)
+
+    # ---- decoding and rollouts -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def extend(
+        self,
+        state: DrafterState,
+        input_ids: torch.LongTensor,
+        features: torch.Tensor | None = None,
+        num_accepted: int = 0,
+    ) -> torch.Tensor:
+        state.drop_draft()
+        token_ids = input_ids if state.committed else input_ids[:, 1:]
+        if token_ids.shape[1] == 0:
+            raise ValueError(
+                "`input_ids` must hold at least the prompt and the first generated token at the first call, and one "
+                f"token later, got {input_ids.shape[1]}."
+            )
+        if features is None or features.shape[1] != token_ids.shape[1]:
+            raise ValueError(
+                f"`features` must cover {token_ids.shape[1]} newly verified positions for {input_ids.shape[1]} "
+                f"committed tokens, got {None if features is None else features.shape[1]}."
+            )
+        hidden_states = self.project_features(features)
+        start, length = state.committed, token_ids.shape[1]
+        position_ids = torch.arange(start, start + length, device=token_ids.device)[None]
+        mask = None
+        if length > 1:
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=hidden_states,
+                attention_mask=None,
+                past_key_values=state.cache,
+                position_ids=position_ids,
+            )
+        hidden_states = self._decode(token_ids, hidden_states, position_ids, mask, state.cache)
+        state.committed += length
+        logits, state.hidden = self._head(hidden_states[:, -1:])
+        return logits[:, 0]
+
+    @torch.no_grad()
+    def step(self, state: DrafterState, token_ids: torch.LongTensor) -> torch.Tensor:
+        position_ids = torch.full((1, 1), state.committed + state.drafted, device=token_ids.device)
+        hidden_states = self._decode(token_ids[:, None], state.hidden, position_ids, None, state.cache)
+        state.drafted += 1
+        logits, state.hidden = self._head(hidden_states)
+        return logits[:, 0]
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        target_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        ttt_steps: int = 1,
+        column_mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        **kwargs,
+    ) -> DrafterOutput:
+        """
+        Training-time test (EAGLE-3, arXiv 2503.01840, section 3.2): all columns of whole sequences, several draft
+        steps deep. Step `k` feeds every column the state it produced at step `k - 1` and the token `k` places further
+        on; it sees the target-fed columns up to its own and, of the later steps, its own column alone. That is what
+        drafting `k` tokens from each position in turn would see.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids.
+            target_features (`torch.Tensor` of shape `(batch, length, len(aux_layer_ids) * target_hidden_size)`):
+                The target's features at the same positions.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*):
+                1 for tokens, 0 for padding.
+            ttt_steps (`int`, *optional*, defaults to 1): Draft steps, 1 to 8.
+            column_mask (`torch.Tensor` of shape `(ttt_steps, batch, length)`, bool, *optional*):
+                Columns whose logits are wanted at each step; the others cost no vocabulary projection, and columns
+                before the first wanted one are skipped from the second step on.
+            output_hidden_states (`bool`, *optional*, defaults to `False`): Return the states of each step.
+
+        Returns:
+            [`DrafterOutput`]: Logits of every step. Column `i` of step `k` predicts the token at `i + 2 + k`.
+
+        Raises:
+            ValueError: If `ttt_steps` is not between 1 and 8, or shapes do not agree.
+        """
+        if not 1 <= ttt_steps <= self.max_ttt_steps:
+            raise ValueError(f"`ttt_steps` must be between 1 and {self.max_ttt_steps}, got {ttt_steps}.")
+        if target_features.shape[:2] != input_ids.shape:
+            raise ValueError(
+                f"`target_features` {tuple(target_features.shape[:2])} and `input_ids` {tuple(input_ids.shape)} must "
+                "have the same batch and length."
+            )
+        if column_mask is not None and column_mask.shape != (ttt_steps, *input_ids.shape):
+            raise ValueError(
+                f"`column_mask` must have shape {(ttt_steps, *input_ids.shape)} (ttt_steps, batch, length), got "
+                f"{tuple(column_mask.shape)}."
+            )
+        if "flash" in (self.config._attn_implementation or ""):
+            raise ValueError(
+                f"Training-time test needs a dense attention mask, which `{self.config._attn_implementation}` does "
+                'not take. Train with `attn_implementation="sdpa"`; decoding can use flash attention.'
+            )
+        batch, length = input_ids.shape
+        device = input_ids.device
+        cache = DynamicCache()
+        hidden_states = self.project_features(target_features)
+        tokens = torch.nn.functional.pad(input_ids, (0, ttt_steps + 1))
+        position_ids = torch.arange(length, device=device)[None]
+        mask = _causal_mask(length, attention_mask, hidden_states)
+        logits, states = [], []
+        first = 0
+        for k in range(ttt_steps):
+            if k == 1 and column_mask is not None and not output_hidden_states:
+                # Later steps only matter for columns that are scored: every other column's own state is never read.
+                wanted = column_mask[1:].any(dim=0).any(dim=0).nonzero()
+                if len(wanted) == 0:
+                    first = length - 1
+                else:
+                    first = int(wanted[0])
+                hidden_states, mask = hidden_states[:, first:], mask[:, :, first:]
+            token_ids = tokens[:, first + 1 + k : length + 1 + k]
+            if k > 0:
+                mask = torch.cat([mask, _diagonal_mask(length - first, batch, mask)], dim=-1)
+            hidden_states = self._decode(token_ids, hidden_states, position_ids[:, first:] + k, mask, cache)
+            states.append(hidden_states)
+            if column_mask is None:
+                step_logits, hidden_states = self._head(hidden_states)
+            else:
+                scored = hidden_states[column_mask[k][:, first:]]
+                step_logits = self._head(scored)[0]
+                if self.config.norm_output:
+                    hidden_states = self.norm(hidden_states)
+            logits.append(step_logits)
+        return DrafterOutput(logits=tuple(logits), hidden_states=tuple(states) if output_hidden_states else None)
+
+
+def _causal_mask(length: int, attention_mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """Additive causal mask `(batch, 1, length, length)`: a column sees tokens up to itself, and always itself."""
+    columns = torch.arange(length, device=like.device)
+    seen = (columns[None, :] <= columns[:, None])[None, None].expand(like.shape[0], 1, -1, -1)
+    if attention_mask is not None:
+        seen = seen & (
+            attention_mask[:, None, None, :].bool() | torch.eye(length, dtype=torch.bool, device=like.device)
+        )
+    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(
+        ~seen, torch.finfo(like.dtype).min
+    )
+
+
+def _diagonal_mask(length: int, batch: int, like: torch.Tensor) -> torch.Tensor:
+    """Additive mask `(batch, 1, length, length)` by which a column sees only itself."""
+    mask = torch.full((length, length), torch.finfo(like.dtype).min, dtype=like.dtype, device=like.device)
+    return mask.fill_diagonal_(0).expand(batch, 1, -1, -1)

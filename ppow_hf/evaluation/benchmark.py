@@ -1,0 +1,244 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The benchmark: every method on every prompt, interleaved, measured against plain `generate`.
+
+Protocol. Batch 1, the tokenizer's chat template, one process. All methods answer a prompt before the next one begins,
+in an order that rotates from prompt to prompt, so that drift of the machine favours none. In a conversation of several
+turns the history holds plain `generate`'s answers for every method: all of them see identical prompts. tau = tokens
+committed / verifications, the target's bonus token included. Speedup = mean over prompts of the method's tokens per
+second over plain `generate`'s on the same prompt.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from .aggregate import BOOTSTRAP, calibration_rows, compare_with_fixed, result_row, summarize
+from .environment import describe_environment
+from .methods import (
+    DEFAULT_METHODS,
+    check_methods,
+    parse_method,
+    parse_methods,
+    resolve_assistant,
+)
+from .precision import cast_floating, dtype_name, fingerprint, parse_dtype, public_name
+from .records import RecordLog
+from .runner import BenchmarkRunner, content_hash, cost_fields
+from .suites import Example, SuiteError, load_suite
+
+
+def run_benchmark(
+    target: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    drafter: torch.nn.Module | None,
+    suites: Sequence[str | os.PathLike | Sequence[Example]],
+    methods: Sequence[str] = DEFAULT_METHODS,
+    output_dir: str | os.PathLike = "runs/bench",
+    *,
+    temperatures: Sequence[float] = (0.0,),
+    max_new_tokens: int = 256,
+    limit: int | None = None,
+    seed: int = 0,
+    dtype: str | torch.dtype | None = None,
+    assistant: PreTrainedModel | str | os.PathLike | None = None,
+    check_float32: int | str = 0,
+    target_name: str | None = None,
+    drafter_name: str | None = None,
+    progress: bool = True,
+    plots: bool = True,
+) -> dict[str, Any]:
+    """
+    Run a benchmark and write `results.json`, `report.md`, two PNGs and `records.jsonl` into `output_dir`.
+
+    A run that was interrupted goes on where it stopped when it is started again with the same arguments.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The model whose text is produced.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer; prompts go through its chat template.
+        drafter (`DrafterModel`, *optional*): Needed by the window methods.
+        suites (`Sequence`): Suite names, JSONL paths, or lists of [`Example`].
+        methods (`Sequence[str]`): See `METHOD_NAMES`. Plain `generate` is always among them.
+        output_dir (`str` or `os.PathLike`): Created when missing.
+        temperatures (`Sequence[float]`): 0 for greedy decoding, otherwise sampling from the whole distribution.
+        max_new_tokens (`int`): Most new tokens per turn.
+        limit (`int`, *optional*): At most this many prompts of each suite (a sample drawn with `seed`).
+        seed (`int`): Seed of the sample of prompts, of sampling, and of the bootstrap intervals.
+        dtype (`str` or `torch.dtype`, *optional*): Hold the models in this dtype for the run. Default: the target's.
+        assistant ([`~transformers.PreTrainedModel`] or `str`, *optional*):
+            Causal LM for the hf_* methods, or where to load it from. Default: the one inside a `CausalLMDrafter`.
+        check_float32 (`int` or `"all"`): Prompts per suite that are decoded once more in float32, where the text of
+            every method must equal plain `generate`'s exactly.
+        target_name, drafter_name (`str`, *optional*): Names for the report; by default taken from the models.
+        progress (`bool`): Show progress bars.
+        plots (`bool`): Draw the pictures.
+
+    Returns:
+        `dict`: the content of `results.json`.
+
+    Raises:
+        ValueError: an argument is not valid, a method cannot run with what was given, or `output_dir` holds a run with
+            other arguments.
+        ConnectionError: a named suite cannot be downloaded.
+    """
+    method_list = parse_methods(methods)
+    temperature_list = _check_temperatures(temperatures)
+    _check_count("max_new_tokens", max_new_tokens, 1)
+    if check_float32 != "all":
+        _check_count("check_float32", check_float32, 0, ' or "all"')
+    bench_dtype = parse_dtype(dtype, target.dtype)
+    if isinstance(assistant, (str, os.PathLike)):
+        assistant = AutoModelForCausalLM.from_pretrained(assistant, dtype=target.dtype).to(target.device)
+    assistant = resolve_assistant(drafter, assistant)
+    check_methods(method_list, target, drafter, assistant)
+    examples = _collect(suites, limit, seed)
+    for model in (target, drafter, assistant):
+        if model is not None:
+            model.eval()
+    if drafter is not None and any(method.kind == "window" for method in method_list):
+        drafter.bind_target(target)
+
+    arguments = {
+        "target": public_name(target, target_name),
+        "drafter": public_name(drafter, drafter_name),
+        "suites": list(dict.fromkeys(example.suite for example in examples)),
+        "methods": [method.name for method in method_list],
+        "temperatures": temperature_list,
+        "max_new_tokens": max_new_tokens,
+        "limit": limit,
+        "seed": seed,
+        "dtype": dtype_name(bench_dtype),
+        "check_float32": check_float32,
+        "assistant": _assistant_name(method_list, drafter, assistant, drafter_name),
+        "chat_template": tokenizer.chat_template is not None,
+    }
+    environment = describe_environment(target.device)
+    identity = {
+        **arguments,
+        # Times of two machines, or of two versions, must not end up in one table.
+        "machine": [environment["device_name"], environment["cpu"], environment["torch_threads"]],
+        "versions": environment["versions"],
+        "prompts_hash": content_hash([[example.suite, example.id, example.turns] for example in examples]),
+        "target_hash": fingerprint(target),
+        "drafter_hash": fingerprint(drafter),
+        "assistant_hash": fingerprint(assistant) if arguments["assistant"] else None,
+    }
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    log = RecordLog(output_dir / "records.jsonl", identity)
+    runner = BenchmarkRunner(target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress)
+    with cast_floating((target, drafter, assistant), bench_dtype):
+        runner.run(examples, temperature_list)
+        picture = runner.picture(examples, temperature_list[0])
+        cost_model = runner.cost_model()
+    if bench_dtype == torch.float32 and 0.0 in temperature_list:
+        float32_records = [_float32_from(record) for record in runner.prompts() if record["temperature"] == 0.0]
+    else:
+        chosen = _first_of_each_suite(examples, check_float32)
+        with cast_floating((target, drafter, assistant), torch.float32):
+            float32_records = runner.check_float32(chosen)
+
+    results = _results(arguments, environment, runner.prompts(), float32_records, seed, cost_model)
+    results["trace"] = picture
+    write_json(output_dir / "results.json", results)
+    from .report import write_report
+
+    images = {}
+    if plots:
+        from .plots import write_plots
+
+        images = write_plots(results, output_dir)
+    write_report(results, output_dir / "report.md", images)
+    return results
+
+
+def _results(arguments, environment, prompts, float32_records, seed, cost_model) -> dict[str, Any]:
+    rows = []
+    for temperature in arguments["temperatures"]:
+        for suite in arguments["suites"]:
+            records = [r for r in prompts if (r["temperature"], r["suite"]) == (temperature, suite)]
+            checked = [r for r in float32_records if r["suite"] == suite] if temperature == 0 else []
+            for method in arguments["methods"]:
+                row = result_row(suite, method, temperature, arguments["dtype"], records, checked, seed)
+                if parse_method(method).kind == "window" and row["acceptance_length"] is not None:
+                    row["predicted_speedup"] = cost_model.speedup(row["acceptance_length"], row["mean_window"])
+                rows.append(row)
+    summary = summarize(rows)
+    return {
+        "environment": environment,
+        "arguments": arguments,
+        "results": rows,
+        "summary": summary,
+        "comparison": compare_with_fixed(rows, summary),
+        "calibration": calibration_rows(prompts, arguments["methods"]),
+        "bootstrap": BOOTSTRAP,
+        "cost_model": None if cost_model is None else cost_fields(cost_model),
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON under a temporary name and move it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _collect(suites: Sequence[Any], limit: int | None, seed: int) -> list[Example]:
+    if isinstance(suites, (str, os.PathLike)):
+        suites = [suites]
+    examples: list[Example] = []
+    for suite in suites:
+        examples += load_suite(suite, limit, seed) if isinstance(suite, (str, os.PathLike)) else list(suite)
+    if not examples:
+        raise SuiteError("`suites` holds no examples. Pass suite names or JSONL files.")
+    seen: set[tuple[str, str]] = set()
+    for example in examples:
+        if (example.suite, example.id) in seen:
+            raise SuiteError(
+                f"Example {example.id!r} of suite {example.suite!r} comes twice: the same suite was given twice, or "
+                "two files use one name. Give every suite once."
+            )
+        seen.add((example.suite, example.id))
+    return examples
+
+
+def _first_of_each_suite(examples: Sequence[Example], count: int | str) -> list[Example]:
+    taken: dict[str, int] = {}
+    chosen = []
+    for example in examples:
+        if count == "all" or taken.get(example.suite, 0) < count:
+            taken[example.suite] = taken.get(example.suite, 0) + 1
+            chosen.append(example)
+    return chosen
+
+
+def _assistant_name(methods, drafter, assistant, drafter_name) -> str | None:
+    if not any(method.kind == "assistant" for method in methods):
+        return None
+    if assistant is getattr(drafter, "model", None):
+        return public_name(drafter, drafter_name)
+    return public_name(assistant)
+
+
+def _float32_from(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "lossless": {name: run["lossless"] for name, run in record["methods"].items()}}
+
+
+def _check_temperatures(temperatures: Sequence[float] | float) -> list[float]:
+    values = [temperatures] if isinstance(temperatures, (int, float)) else list(temperatures)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise ValueError(f"`temperatures` must be numbers >= 0 (0 is greedy decoding); got {value!r}.")
+    if not values:
+        raise ValueError("`temperatures` is empty; pass at least one, 0 for greedy decoding.")
+    return list(dict.fromkeys(float(value) for value in values))
+
+
+def _check_count(name: str, value: Any, least: int, alternative: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"`{name}` must be a whole number >= {least}{alternative}; got {value!r}.")

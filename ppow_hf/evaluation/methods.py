@@ -1,0 +1,179 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The decoding methods a benchmark compares, and what each asks of `generate`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from ..generation import WindowConfig
+
+PLAIN = "target"
+ADAPTIVE_WINDOWS = ("heuristic", "confidence", "divergence", "cost_aware")
+METHOD_NAMES = (PLAIN, "prompt_lookup", "hf_dynamic", "hf_heuristic", "hf_constant", "fixed:K", *ADAPTIVE_WINDOWS)
+DEFAULT_METHODS = (PLAIN, "prompt_lookup", "fixed:3", "fixed:5", "fixed:8", "cost_aware")
+
+# transformers' own assisted generation. `hf_dynamic` is its default (stop drafting below 40% confidence), the other
+# two switch that threshold off. "heuristic_transient" is the "heuristic" rule started afresh for every prompt: with
+# the persistent form a prompt's result would depend on the prompts before it, and so on where a run was interrupted.
+ASSISTANT_OPTIONS: dict[str, dict[str, Any]] = {
+    "hf_dynamic": {
+        "num_assistant_tokens": 20,
+        "num_assistant_tokens_schedule": "constant",
+        "assistant_confidence_threshold": 0.4,
+    },
+    "hf_heuristic": {
+        "num_assistant_tokens": 5,
+        "num_assistant_tokens_schedule": "heuristic_transient",
+        "assistant_confidence_threshold": 0.0,
+    },
+    "hf_constant": {
+        "num_assistant_tokens": 5,
+        "num_assistant_tokens_schedule": "constant",
+        "assistant_confidence_threshold": 0.0,
+    },
+}
+PROMPT_LOOKUP_OPTIONS = {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 2}
+
+
+class MethodError(ValueError):
+    """A method is unknown, or cannot run with the given drafter or assistant."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    One decoding method.
+
+    Args:
+        name (`str`): As written on the command line, for example `"fixed:5"`.
+        kind (`"plain"`, `"prompt_lookup"`, `"assistant"` or `"window"`):
+            Plain `generate`; n-gram lookup in the prompt; transformers' assisted generation with an ordinary causal
+            LM; our generator with one of the window policies.
+        options (`dict`): Generation settings of the assistant or of the lookup.
+    """
+
+    name: str
+    kind: Literal["plain", "prompt_lookup", "assistant", "window"]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def generate_kwargs(self, drafter: nn.Module | None, assistant: nn.Module | None) -> Iterator[dict[str, Any]]:
+        """
+        Keyword arguments of `target.generate` for this method. Settings that transformers reads from the assistant's
+        generation config are put there for the duration of the context and taken back afterwards.
+        """
+        if self.kind == "plain":
+            yield {}
+        elif self.kind == "prompt_lookup":
+            yield dict(self.options)
+        elif self.kind == "window":
+            yield {"assistant_model": drafter, "window": self._window(drafter)}
+        else:
+            config = assistant.generation_config
+            saved = {name: getattr(config, name) for name in self.options}
+            try:
+                for name, value in self.options.items():
+                    setattr(config, name, value)
+                yield {"assistant_model": assistant}
+            finally:
+                for name, value in saved.items():
+                    setattr(config, name, value)
+
+    def _window(self, drafter: nn.Module) -> WindowConfig:
+        # The drafter's own window (its limits, its calibrated estimate) with another policy, not a default one.
+        own = WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
+        policy, _, size = self.name.partition(":")
+        return replace(own, policy=policy, **({"size": int(size)} if size else {}))
+
+
+def parse_method(name: str) -> Method:
+    """A [`Method`] from its name; raises [`MethodError`] naming the valid ones."""
+    if name == PLAIN:
+        return Method(name, "plain")
+    if name == "prompt_lookup":
+        return Method(name, "prompt_lookup", dict(PROMPT_LOOKUP_OPTIONS))
+    if name in ASSISTANT_OPTIONS:
+        return Method(name, "assistant", dict(ASSISTANT_OPTIONS[name]))
+    if name in ADAPTIVE_WINDOWS:
+        return Method(name, "window")
+    if isinstance(name, str) and name.startswith("fixed:"):
+        size = name.removeprefix("fixed:")
+        if size.isascii() and size.isdigit() and int(size) >= 1 and str(int(size)) == size:
+            return Method(name, "window")
+        raise MethodError(f"Method {name!r}: K in `fixed:K` must be a whole number >= 1, for example `fixed:5`.")
+    raise MethodError(f"Unknown method {name!r}. Pass any of {', '.join(METHOD_NAMES)} (K a whole number).")
+
+
+def parse_methods(names: Sequence[str]) -> list[Method]:
+    """The methods of a benchmark: plain `generate` first (every speedup is relative to it), no method twice."""
+    if isinstance(names, str):
+        names = names.split(",")
+    if not names:
+        raise MethodError(f"`methods` is empty. Pass any of {', '.join(METHOD_NAMES)} (K a whole number).")
+    methods = [parse_method(PLAIN)]
+    for name in names:
+        method = parse_method(name.strip() if isinstance(name, str) else name)
+        if method not in methods:
+            methods.append(method)
+    return methods
+
+
+def resolve_assistant(drafter: nn.Module | None, assistant: nn.Module | None) -> nn.Module | None:
+    """
+    The ordinary causal LM that transformers' own assisted generation can use: the given `assistant`, or the causal LM
+    inside a [`CausalLMDrafter`]; None when there is none.
+    """
+    if assistant is not None:
+        return assistant
+    inner = getattr(drafter, "model", None)
+    return inner if _is_causal_lm(inner) else None
+
+
+def check_methods(
+    methods: Sequence[Method], target: nn.Module, drafter: nn.Module | None, assistant: nn.Module | None
+) -> None:
+    """Raise [`MethodError`] for the first method that cannot run with what was given, saying what to pass."""
+    for method in methods:
+        if method.kind == "window":
+            if drafter is None:
+                raise MethodError(
+                    f"Method {method.name!r} needs a drafter: pass `drafter` (`--drafter PATH_OR_REPO`)."
+                )
+            if not hasattr(drafter, "make_candidate_generator"):
+                raise MethodError(
+                    f"Method {method.name!r} needs a ppow-hf drafter, got {type(drafter).__name__}. Wrap a causal LM "
+                    "in a CausalLMDrafter, or pass it as `assistant` and use the hf_* methods."
+                )
+        elif method.kind == "assistant":
+            if assistant is None:
+                raise MethodError(
+                    f"Method {method.name!r} is transformers' own assisted generation and needs an ordinary causal "
+                    f"LM; {'no drafter' if drafter is None else type(drafter).__name__} is none. Pass a small causal "
+                    "LM with the target's tokenizer as `assistant` (`--assistant PATH_OR_REPO`), or a "
+                    "CausalLMDrafter as `drafter`, or leave the method out."
+                )
+            if not _is_causal_lm(assistant):
+                raise MethodError(
+                    f"Method {method.name!r}: `assistant` must be a causal LM that can generate, got "
+                    f"{type(assistant).__name__}."
+                )
+            theirs = assistant.config.get_text_config().vocab_size
+            ours = target.config.get_text_config().vocab_size
+            if theirs != ours:
+                raise MethodError(
+                    f"Method {method.name!r}: `assistant` has {theirs} token ids and the target {ours}. Pass an "
+                    "assistant with the target's tokenizer."
+                )
+
+
+def _is_causal_lm(model: Any) -> bool:
+    return (
+        isinstance(model, nn.Module)
+        and callable(getattr(model, "can_generate", None))
+        and model.can_generate()
+        and getattr(model, "generation_config", None) is not None
+    )

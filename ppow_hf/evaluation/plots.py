@@ -1,0 +1,219 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The two pictures of a benchmark, drawn from `results.json`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from .methods import PLAIN
+
+# Okabe and Ito's palette, told apart with any colour vision; families of methods share a hue and differ in lightness.
+BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY = (
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+    "#8C8C8C",
+)
+METHOD_COLORS = {
+    "prompt_lookup": GREY,
+    "hf_dynamic": "#B8860B",
+    "hf_heuristic": ORANGE,
+    "hf_constant": "#F5CE73",
+    "heuristic": PURPLE,
+    "confidence": "#8B4F74",
+    "divergence": GREEN,
+    "cost_aware": VERMILION,
+}
+FIXED_SHADES = ("#DCECF7", "#C6DFF0", "#9CCAE8", SKY, "#2E93CC", BLUE, "#005684", "#003A5A")
+INK = "#222222"
+MAX_CYCLES = 72
+
+
+def write_plots(results: dict[str, Any], output_dir: str | os.PathLike) -> dict[str, str]:
+    """
+    Draw the pictures.
+
+    Args:
+        results (`dict`): Content of `results.json`.
+        output_dir (`str` or `os.PathLike`): Folder to write them into.
+
+    Returns:
+        `dict[str, str]`: file names by `"speedup"` and, where an adaptive window was run, `"window"`.
+    """
+    output_dir = Path(output_dir)
+    images = {"speedup": "speedup.png"}
+    _save(_speedup_figure(results), output_dir / images["speedup"])
+    if results.get("trace"):
+        images["window"] = "window.png"
+        _save(_window_figure(results["trace"]), output_dir / images["window"])
+    return images
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, dpi=130, format="png", facecolor="white")
+    os.replace(temporary, path)
+
+
+def _speedup_figure(results: dict[str, Any]) -> Figure:
+    """Grouped bars: a group per suite (and their mean), a bar per method, a panel per temperature."""
+    arguments = results["arguments"]
+    methods = [name for name in arguments["methods"] if name != PLAIN]
+    suites = arguments["suites"]
+    groups = [*suites, None] if len(suites) > 1 else list(suites)
+    temperatures = arguments["temperatures"]
+    width = min(22.0, max(8.0, 2.0 + 0.34 * (len(methods) + 1.5) * len(groups)))
+    figure = Figure(figsize=(width, 1.2 + 4.0 * len(temperatures)), layout="constrained")
+    colors = _method_colors(methods)
+    for index, temperature in enumerate(temperatures):
+        axes = figure.add_subplot(len(temperatures), 1, index + 1)
+        _style(axes)
+        rows = {(r["suite"], r["method"]): r for r in results["results"] if r["temperature"] == temperature}
+        rows |= {(None, s["method"]): s for s in results["summary"] if s["temperature"] == temperature}
+        step = len(methods) + 1.5
+        top = 1.0
+        for group, suite in enumerate(groups):
+            best = max((rows[suite, method]["speedup"] for method in methods), default=None)
+            for place, method in enumerate(methods):
+                row = rows[suite, method]
+                x = group * step + place
+                speedup = row["speedup"]
+                axes.bar(x, speedup, width=0.9, color=colors[method], zorder=2)
+                interval = row.get("speedup_interval")
+                high = speedup
+                if interval:
+                    high = max(interval[1], speedup)
+                    axes.plot([x, x], interval, color=INK, linewidth=1, alpha=0.65, zorder=3)
+                top = max(top, high)
+                if method == "cost_aware" or speedup == best or len(methods) <= 6:
+                    weight = "bold" if speedup == best else "normal"
+                    axes.annotate(
+                        f"{speedup:.2f}",
+                        (x, high),
+                        xytext=(0, 3),
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize=8.5,
+                        fontweight=weight,
+                        color=INK,
+                    )
+        axes.axhline(1.0, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=4)
+        axes.set_xticks([group * step + (len(methods) - 1) / 2 for group in range(len(groups))])
+        axes.set_xticklabels(["mean over suites" if suite is None else suite for suite in groups], fontsize=11)
+        axes.set_xlim(-1.2, len(groups) * step - 1.3)
+        axes.set_ylim(0, top * 1.12)
+        axes.set_ylabel("speedup over plain generate")
+        mode = "greedy" if temperature == 0 else f"temperature {temperature:g}"
+        axes.set_title(
+            f"{arguments['target']}, {arguments['dtype']}, {mode}, up to {arguments['max_new_tokens']} new tokens "
+            f"(bold: fastest; lines: {100 * results['bootstrap']['level']:g}% intervals over prompts)",
+            loc="left",
+            fontsize=11,
+            color=INK,
+        )
+    handles = [Patch(color=colors[method], label=method) for method in methods]
+    handles.append(axes.plot([], [], color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="plain generate (1.0)")[0])
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False, fontsize=9.5)
+    return figure
+
+
+def _window_figure(trace: dict[str, Any]) -> Figure:
+    """Cells per cycle of an adaptive window and of a fixed one, with the running divergence above them."""
+    adaptive, fixed = trace["adaptive"], trace["fixed"]
+    longest = min(MAX_CYCLES, max(len(adaptive["cycles"]), len(fixed["cycles"]), 1))
+    height = max([cycle["drafted"] + 1 for part in (adaptive, fixed) for cycle in part["cycles"][:longest]], default=1)
+    figure = Figure(figsize=(max(9.0, 1.6 + 0.17 * longest), 8.2), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.1, 2, 2])
+    figure.suptitle(
+        f"One generation, cycle by cycle: {trace['suite']} {trace['id']}", x=0.01, ha="left", fontsize=12.5, color=INK
+    )
+
+    _style(top)
+    points = [
+        (index + 1, cycle["divergence"])
+        for index, cycle in enumerate(adaptive["cycles"][:longest])
+        if cycle["divergence"] is not None
+    ]
+    if points:
+        x, y = zip(*points, strict=True)
+        top.plot(x, y, color=PURPLE, linewidth=2, marker="o", markersize=3.5)
+        top.set_ylim(0, max(1.05 * max(y), 0.05))
+    else:
+        top.text(0.5, 0.5, "no divergence recorded", transform=top.transAxes, ha="center", va="center", color=GREY)
+    top.set_ylabel("running\ndivergence")
+    top.set_title(
+        f"divergence between drafter and target ({adaptive['method']})", loc="left", fontsize=10.5, color=INK
+    )
+
+    for axes, part in ((middle, adaptive), (bottom, fixed)):
+        _style(axes)
+        cycles = part["cycles"][:longest]
+        for index, cycle in enumerate(cycles):
+            accepted, bonus = cycle["accepted"], cycle["committed"] - cycle["accepted"]
+            wasted = cycle["drafted"] - accepted
+            kinds = ["accepted"] * accepted + ["bonus"] * bonus + ["wasted"] * wasted
+            for level, kind in enumerate(kinds):
+                axes.add_patch(Rectangle((index + 0.56, level + 0.06), 0.88, 0.88, **_CELLS[kind]))
+        drafted = sum(cycle["drafted"] for cycle in part["cycles"])
+        wasted = drafted - sum(cycle["accepted"] for cycle in part["cycles"])
+        tokens = sum(cycle["committed"] for cycle in part["cycles"])
+        shown = "" if len(cycles) == len(part["cycles"]) else f" (first {len(cycles)} shown)"
+        axes.set_title(
+            f"{part['method']}: {tokens} tokens in {len(part['cycles'])} cycles{shown}, "
+            f"{wasted} of {drafted} draft tokens wasted",
+            loc="left",
+            fontsize=10.5,
+            color=INK,
+        )
+        axes.set_ylim(0, height + 0.2)
+        axes.set_ylabel("tokens")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    bottom.set_xlim(0, longest + 1)
+    bottom.set_xlabel("cycle (one verification by the target each)")
+    labels = {"accepted": "accepted draft token", "bonus": "target's own (bonus) token", "wasted": "drafted in vain"}
+    figure.legend(
+        handles=[Patch(**_CELLS[kind], label=label) for kind, label in labels.items()],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=10,
+    )
+    return figure
+
+
+# Wasted cells are empty and hatched, so that the three kinds also differ without colour.
+_CELLS: dict[str, dict[str, Any]] = {
+    "accepted": {"facecolor": BLUE, "edgecolor": BLUE, "linewidth": 0.4},
+    "bonus": {"facecolor": ORANGE, "edgecolor": ORANGE, "linewidth": 0.4},
+    "wasted": {"facecolor": "#F4F4F4", "edgecolor": "#9A9A9A", "linewidth": 0.7, "hatch": "////"},
+}
+
+
+def _method_colors(methods: list[str]) -> dict[str, str]:
+    colors = {}
+    for method in methods:
+        if method.startswith("fixed:"):  # the longer the window, the darker
+            size = int(method.removeprefix("fixed:"))
+            colors[method] = FIXED_SHADES[min(size, len(FIXED_SHADES)) - 1]
+        else:
+            colors[method] = METHOD_COLORS[method]
+    return colors
+
+
+def _style(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#777777")
+    axes.grid(axis="y", color="#E3E3E3", linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK)

@@ -1,0 +1,80 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Running models in another dtype for a while, and recognising them again."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_dtype(dtype: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
+    """A torch dtype from `"float32"`, `"bfloat16"`, `"float16"` or a dtype; `default` for None."""
+    if dtype is None:
+        return default
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def cast_floating(models: Iterable[nn.Module | None], dtype: torch.dtype) -> Iterator[None]:
+    """
+    Hold the weights of `models` in `dtype`, and give every one its own dtype and values back afterwards.
+
+    Weights that two models share stay shared: the data of a parameter is exchanged, not the parameter. Tensors that a
+    model keeps in float32 on purpose (RoPE frequencies, for one) are buffers and are left alone. The originals are
+    kept, not converted back, so that nothing is lost where `dtype` is the narrower one.
+    """
+    saved: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
+    for model in models:
+        for parameter in model.parameters() if model is not None else ():
+            if parameter.is_floating_point() and parameter.dtype != dtype and id(parameter) not in saved:
+                saved[id(parameter)] = (parameter, parameter.data)
+    try:
+        for parameter, data in saved.values():
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in saved.values():
+            parameter.data = data
+
+
+def fingerprint(model: nn.Module | None) -> str | None:
+    """
+    Short hash of a model's configuration and of a sample of every weight (the first and last 64 numbers). Enough to
+    tell on resuming whether the model is still the same; not a checksum of the file.
+    """
+    if model is None:
+        return None
+    digest = hashlib.sha256()
+    digest.update(type(model).__name__.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = torch.cat([flat[:64], flat[-64:]]).to("cpu")
+        if sample.is_floating_point():
+            sample = sample.float()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def public_name(model: nn.Module | None, given: str | None = None) -> str | None:
+    """Name of a model for a report: a repository id as it is, of a local path only the last part."""
+    name = given or getattr(getattr(model, "config", None), "_name_or_path", None) or ""
+    if model is None and not name:
+        return None
+    if os.path.isabs(name) or name.startswith((".", "~")) or os.path.exists(name):
+        name = os.path.basename(os.path.normpath(name))
+    return name or type(model).__name__

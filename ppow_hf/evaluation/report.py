@@ -1,0 +1,325 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""`report.md`: the content of `results.json` in plain words and tables. Every number comes from there."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .methods import PLAIN
+
+NOTHING = "-"
+
+
+def write_report(results: dict[str, Any], path: str | os.PathLike, images: dict[str, str] | None = None) -> None:
+    """
+    Write the report.
+
+    Args:
+        results (`dict`): Content of `results.json`.
+        path (`str` or `os.PathLike`): Where to write it.
+        images (`dict[str, str]`, *optional*): File names of the pictures, by `"speedup"` and `"window"`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(render_report(results, images), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def render_report(results: dict[str, Any], images: dict[str, str] | None = None) -> str:
+    """The report as Markdown text; arguments as in [`write_report`]."""
+    images = images or {}
+    arguments = results["arguments"]
+    parts = [
+        f"# Benchmark: {arguments['target']}",
+        _introduction(results),
+        "## Protocol",
+        _protocol(results),
+    ]
+    if "speedup" in images:
+        parts.append(f"![Speedup per method and suite]({images['speedup']})")
+    for temperature in arguments["temperatures"]:
+        title = "greedy decoding" if temperature == 0 else f"sampling at temperature {temperature:g}"
+        parts.append(f"## Results, {title}")
+        if len(arguments["suites"]) > 1:
+            parts += ["### Mean over suites", _summary_table(results, temperature)]
+        for suite in arguments["suites"]:
+            rows = [r for r in results["results"] if (r["temperature"], r["suite"]) == (temperature, suite)]
+            parts += [f"### {suite}", _suite_caption(rows), _suite_table(rows)]
+        comparison = [row for row in results["comparison"] if row["temperature"] == temperature]
+        if comparison:
+            parts += ["### Against the best fixed window", _comparison_text(comparison), _comparison_table(comparison)]
+        parts += ["### Where the time goes", _time_text(results), _time_table(results, temperature)]
+    if results["calibration"]:
+        parts += ["## Calibration of the acceptance estimate", *_calibration(results)]
+    if results.get("trace") and "window" in images:
+        parts += ["## One generation", _trace_text(results["trace"]), f"![Window and divergence]({images['window']})"]
+    parts += ["## Environment", _environment(results["environment"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(results: dict[str, Any]) -> str:
+    arguments = results["arguments"]
+    text = f"Target **{arguments['target']}**"
+    if arguments["drafter"]:
+        text += f", drafter **{arguments['drafter']}**"
+    if arguments["assistant"]:
+        text += f", assistant of the hf_ methods **{arguments['assistant']}**"
+    text += f", {arguments['dtype']} on {results['environment']['device_name']}."
+    lines = [text]
+    for entry in results["summary"]:
+        if entry["method"] == "cost_aware":
+            mode = "greedy" if entry["temperature"] == 0 else f"temperature {entry['temperature']:g}"
+            lines.append(
+                f"`cost_aware` ({mode}): {_times(entry['speedup'])} the speed of plain `generate` on the mean over "
+                f"{entry['suites']} suite(s) and {entry['num_prompts']} prompts, acceptance length "
+                f"{_number(entry['acceptance_length'])}."
+            )
+    return "\n\n".join(lines)
+
+
+def _protocol(results: dict[str, Any]) -> str:
+    arguments = results["arguments"]
+    template = (
+        "Prompts go through the tokenizer's chat template."
+        if arguments["chat_template"]
+        else "The tokenizer has no chat template: prompts are given as plain text."
+    )
+    limit = "all prompts" if arguments["limit"] is None else f"at most {arguments['limit']} prompts per suite"
+    checked = arguments["check_float32"]
+    if arguments["dtype"] == "float32":
+        float32 = "The benchmark itself ran in float32, where the share must be all."
+    elif checked == 0:
+        float32 = "No float32 check was asked for; rounding in a narrower dtype can flip near-ties between tokens."
+    else:
+        count = "all prompts" if checked == "all" else f"{checked} prompt(s) per suite"
+        float32 = (
+            f"It is also checked in float32 ({count}), where it must be all: there rounding cannot flip near-ties."
+        )
+    level = f"{100 * results['bootstrap']['level']:g}%"
+    return "\n".join(
+        [
+            f"- One prompt at a time (no batching), {limit}, at most {arguments['max_new_tokens']} new tokens per "
+            f"turn. {template}",
+            "- All methods run interleaved, prompt by prompt, in one process after a warm-up; their order rotates "
+            "from prompt to prompt. In a conversation of several turns every method sees plain `generate`'s earlier "
+            "answers.",
+            "- Speedup: mean over prompts of the method's tokens per second over those of plain `generate` on the "
+            "same prompt. Time is that of the whole `generate` call, prompt processing included.",
+            "- Acceptance length (tau): tokens committed per verification by the target, its own bonus token "
+            "included. Window: draft tokens per verification. Acceptance rate: share of draft tokens accepted.",
+            "- Identical text: share of prompts whose greedy tokens all equal plain `generate`'s. " + float32,
+            f"- Brackets hold {level} intervals (bootstrap over prompts, {results['bootstrap']['samples']} samples). "
+            "Predicted: the speedup that the measured cost model expects from tau and window, prompt processing left "
+            f"out. Seed {arguments['seed']}. {NOTHING} stands for a figure without meaning there.",
+        ]
+    )
+
+
+def _suite_caption(rows: Sequence[dict[str, Any]]) -> str:
+    plain = next(row for row in rows if row["method"] == PLAIN)
+    return (
+        f"{plain['num_prompts']} prompts; plain `generate`: {_number(plain['tokens_per_second'], 1)} tokens/s over "
+        f"{plain['new_tokens']} new tokens."
+    )
+
+
+def _suite_table(rows: Sequence[dict[str, Any]]) -> str:
+    dtype = rows[0]["dtype"]
+    header = ["method", "tokens/s", "speedup", "predicted", "tau", "window", "acceptance rate"]
+    show_lossless = any(row["lossless"] is not None for row in rows)  # not when sampling
+    show_float32 = dtype != "float32" and any(row["lossless_float32"] is not None for row in rows)
+    if show_lossless:
+        header.append(f"identical, {dtype}")
+    if show_float32:
+        header.append("identical, float32")
+    lines = []
+    for row in rows:
+        line = [
+            f"`{row['method']}`",
+            _number(row["tokens_per_second"], 1),
+            _times(row["speedup"]) + _interval(row["speedup_interval"]),
+            _times(row["predicted_speedup"]),
+            _number(row["acceptance_length"]) + _interval(row["acceptance_length_interval"]),
+            _number(row["mean_window"]),
+            _number(row["acceptance_rate"]),
+        ]
+        if show_lossless:
+            line.append(_percent(row["lossless"]))
+        if show_float32:
+            line.append(_percent(row["lossless_float32"]))
+        lines.append(line)
+    return _table(header, lines)
+
+
+def _summary_table(results: dict[str, Any], temperature: float) -> str:
+    entries = [entry for entry in results["summary"] if entry["temperature"] == temperature]
+    header = ["method", "speedup", "predicted", "tau", "window", "acceptance rate"]
+    shares = {"lossless": f"identical, {results['arguments']['dtype']}", "lossless_float32": "identical, float32"}
+    if results["arguments"]["dtype"] == "float32":
+        del shares["lossless_float32"]
+    shares = {name: title for name, title in shares.items() if any(entry[name] is not None for entry in entries)}
+    return _table(
+        [*header, *shares.values()],
+        [
+            [
+                f"`{entry['method']}`",
+                _times(entry["speedup"]),
+                _times(entry["predicted_speedup"]),
+                _number(entry["acceptance_length"]),
+                _number(entry["mean_window"]),
+                _number(entry["acceptance_rate"]),
+                *(_percent(entry[name]) for name in shares),
+            ]
+            for entry in entries
+        ],
+    )
+
+
+def _comparison_text(comparison: Sequence[dict[str, Any]]) -> str:
+    return (
+        f"Speedup of `{comparison[0]['method']}` over that of the best fixed window. The best one is picked "
+        "afterwards, for every line anew, which favours the fixed windows."
+    )
+
+
+def _comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
+    return _table(
+        ["suite", comparison[0]["method"], "best fixed", "its speedup", "ratio"],
+        [
+            [
+                row["suite"] or "mean over suites",
+                _times(row["speedup"]),
+                f"`{row['best_fixed']}`",
+                _times(row["best_fixed_speedup"]),
+                _number(row["ratio"], 3),
+            ]
+            for row in comparison
+        ],
+    )
+
+
+def _time_text(results: dict[str, Any]) -> str:
+    text = (
+        "Seconds over all prompts of a suite. For plain `generate` and `prompt_lookup`, drafting is part of other; "
+        "the verify column of plain `generate` holds its single-token steps."
+    )
+    cost = results["cost_model"]
+    if cost is not None:
+        text += f" Measured cost of one draft step: {_number(cost['gamma'], 3)} of a plain target step"
+        curve = cost["verify_curve"]
+        if len(curve) > 1:
+            text += f"; of verifying {len(curve) - 1} draft tokens: {_number(curve[-1])}"
+        text += "."
+    return text
+
+
+def _time_table(results: dict[str, Any], temperature: float) -> str:
+    return _table(
+        ["suite", "method", "prefill", "draft", "verify", "other"],
+        [
+            [
+                row["suite"],
+                f"`{row['method']}`",
+                *(_number(row["seconds"][phase], 1) for phase in ("prefill", "draft", "verify", "other")),
+            ]
+            for row in results["results"]
+            if row["temperature"] == temperature
+        ],
+    )
+
+
+def _calibration(results: dict[str, Any]) -> list[str]:
+    rows = results["calibration"]
+    parts = [
+        "For every draft token that verification reached: the acceptance estimate behind the windows, and the "
+        "drafter's raw probability of its favourite token, against what happened. The Brier score is the mean "
+        "squared error (lower is better), the calibration error the mean distance between prediction and outcome "
+        "over the bins.",
+        _table(
+            [
+                "method",
+                "temperature",
+                "draft tokens",
+                "accepted",
+                "Brier, estimate",
+                "Brier, confidence",
+                "calibration error, estimate",
+                "calibration error, confidence",
+            ],
+            [
+                [
+                    f"`{row['method']}`",
+                    f"{row['temperature']:g}",
+                    str(row["draft_tokens"]),
+                    _number(row["accepted"]),
+                    *(
+                        _number(row[name][figure] if row[name] else None, 4)
+                        for figure in ("brier", "calibration_error")
+                        for name in ("estimate", "confidence")
+                    ),
+                ]
+                for row in rows
+            ],
+        ),
+    ]
+    chosen = next((row for row in rows if row["method"] == "cost_aware"), rows[-1])
+    parts.append(f"Reliability table of `{chosen['method']}` at temperature {chosen['temperature']:g}:")
+    header = ["bin"]
+    columns = [name for name in ("estimate", "confidence") if chosen[name]]
+    for name in columns:
+        header += [f"{name}: tokens", f"{name}: predicted", f"{name}: accepted"]
+    lines = []
+    for index in range(len(chosen[columns[0]]["bins"])):
+        bins = [chosen[name]["bins"][index] for name in columns]
+        line = [f"{bins[0]['low']:g} to {bins[0]['high']:g}"]
+        for entry in bins:
+            line += [str(entry["count"]), _number(entry["predicted"]), _number(entry["accepted"])]
+        lines.append(line)
+    parts.append(_table(header, lines))
+    return parts
+
+
+def _trace_text(trace: dict[str, Any]) -> str:
+    return (
+        f"Prompt `{trace['id']}` of {trace['suite']}: windows of `{trace['adaptive']['method']}`, the running "
+        f"divergence between drafter and target, and the windows of `{trace['fixed']['method']}` on the same prompt. "
+        "A cell is a token: accepted, the target's own bonus token, or drafted in vain."
+    )
+
+
+def _environment(environment: dict[str, Any]) -> str:
+    support = environment["dtype_support"]
+    dtypes = [name for name in ("bfloat16", "float16") if support[name]]
+    lines = [
+        f"- device: {environment['device']} ({environment['device_name']})",
+        f"- CPU: {environment['cpu']}, {environment['cpu_cores']} cores available, {environment['torch_threads']} "
+        "torch threads",
+        f"- dtypes that run: float32{''.join(', ' + name for name in dtypes)}; CPU instructions: "
+        f"{', '.join(support['cpu_instructions']) or 'none of the listed'}",
+        f"- platform: {environment['platform']}",
+        "- versions: " + ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _times(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}x"
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.0f}%"
+
+
+def _interval(value: Sequence[float] | None) -> str:
+    return "" if value is None else f" [{value[0]:.2f}, {value[1]:.2f}]"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    left = ["---" if index == 0 else "---:" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, left, *lines])

@@ -1,0 +1,226 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Runs the methods on the prompts and keeps the log of it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..generation import CostModel
+from .aggregate import representative
+from .calibration import merge_all
+from .measure import PHASES, Generation, generation_seed, measure_generation
+from .methods import ADAPTIVE_WINDOWS, PLAIN, Method, parse_method
+from .records import RecordLog
+from .suites import Example
+
+WARMUP_TOKENS = 16
+PICTURE_WINDOW = "fixed:8"
+
+
+class BenchmarkRunner:
+    """Runs methods on prompts and keeps the log; everything of it is decided by the arguments of [`run_benchmark`]."""
+
+    def __init__(self, target, tokenizer, drafter, assistant, methods, max_new_tokens, seed, log, progress):
+        self.target = target
+        self.tokenizer = tokenizer
+        self.drafter = drafter
+        self.assistant = assistant
+        self.methods: list[Method] = methods
+        self.max_new_tokens: int = max_new_tokens
+        self.seed: int = seed
+        self.log: RecordLog = log
+        self.progress: bool = progress
+
+    def prompts(self) -> list[dict[str, Any]]:
+        return [record for record in self.log.records if record["kind"] == "prompt"]
+
+    def run(self, examples: Sequence[Example], temperatures: Sequence[float]) -> None:
+        """Every example at every temperature that is not in the log yet."""
+        done = {(record["temperature"], record["suite"], record["id"]) for record in self.prompts()}
+        jobs = [(temperature, example) for temperature in temperatures for example in examples]
+        todo = [
+            (index, temperature, example)
+            for index, (temperature, example) in enumerate(jobs)
+            if (temperature, example.suite, example.id) not in done
+        ]
+        if not todo:
+            return
+        self._warm_up(todo[0][2], temperatures)
+        bar = tqdm(
+            total=len(jobs), initial=len(jobs) - len(todo), desc="benchmark", unit="prompt", disable=not self.progress
+        )
+        with bar:
+            for index, temperature, example in todo:
+                bar.set_postfix_str(f"{example.suite} {example.id}", refresh=True)
+                runs = self._run_example(example, temperature, rotation=index)
+                plain = runs[PLAIN]
+                self.log.append(
+                    {
+                        "kind": "prompt",
+                        "suite": example.suite,
+                        "id": example.id,
+                        "temperature": temperature,
+                        "methods": {name: _record(run, plain, temperature) for name, run in runs.items()},
+                    }
+                )
+                bar.update()
+
+    def check_float32(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Greedy text of every method against plain `generate`'s; the models must be held in float32."""
+        records = {(r["suite"], r["id"]): r for r in self.log.records if r["kind"] == "float32"}
+        todo = [example for example in examples if (example.suite, example.id) not in records]
+        for example in tqdm(todo, desc="float32 check", unit="prompt", disable=not self.progress or not todo):
+            runs = self._run_example(example, 0.0, rotation=0)
+            record = {
+                "kind": "float32",
+                "suite": example.suite,
+                "id": example.id,
+                "lossless": {name: _same_text(run, runs[PLAIN]) for name, run in runs.items()},
+            }
+            self.log.append(record)
+            records[example.suite, example.id] = record
+        return [records[example.suite, example.id] for example in examples]
+
+    def cost_model(self) -> CostModel | None:
+        """The drafter's measured cost model; kept in the log, so that a resumed run predicts from the same one."""
+        if not any(method.kind == "window" for method in self.methods):
+            return None
+        for record in self.log.records:
+            if record["kind"] == "cost_model":
+                return CostModel.from_dict(record["cost_model"])
+        cost_model = CostModel.for_models(self.target, self.drafter)
+        self.log.append({"kind": "cost_model", "cost_model": cost_fields(cost_model)})
+        return cost_model
+
+    def picture(self, examples: Sequence[Example], temperature: float) -> dict[str, Any] | None:
+        """Cycles of one generation for the picture, of an adaptive window and of a fixed one beside it."""
+        names = [method.name for method in self.methods]
+        adaptive = [name for name in reversed(ADAPTIVE_WINDOWS) if name in names]
+        if not adaptive:
+            return None
+        record = representative([r for r in self.prompts() if r["temperature"] == temperature], adaptive[0])
+        runs = record["methods"]
+        if PICTURE_WINDOW in names:
+            fixed = runs[PICTURE_WINDOW]["cycles"]
+        else:
+            example = next(e for e in examples if (e.suite, e.id) == (record["suite"], record["id"]))
+            fixed = self._picture_cycles(example, temperature)
+        keys = ("drafted", "accepted", "committed", "divergence")
+        return {
+            "suite": record["suite"],
+            "id": record["id"],
+            "temperature": temperature,
+            "adaptive": {
+                "method": adaptive[0],
+                "cycles": [dict(zip(keys, cycle, strict=True)) for cycle in runs[adaptive[0]]["cycles"]],
+            },
+            "fixed": {
+                "method": PICTURE_WINDOW,
+                "cycles": [dict(zip(keys, cycle, strict=True)) for cycle in fixed],
+            },
+        }
+
+    def _picture_cycles(self, example: Example, temperature: float) -> list[list[Any]]:
+        key = {"kind": "picture", "suite": example.suite, "id": example.id, "temperature": temperature}
+        for record in self.log.records:
+            if record.items() >= key.items():
+                return record["cycles"]
+        ids = self._encode([{"role": "user", "content": example.turns[0]}])
+        run = self._generate(parse_method(PICTURE_WINDOW), ids, temperature, example, 0)
+        self.log.append({**key, "cycles": run.cycles})
+        return self.log.records[-1]["cycles"]
+
+    def _warm_up(self, example: Example, temperatures: Sequence[float]) -> None:
+        ids = self._encode([{"role": "user", "content": example.turns[0]}])
+        jobs = [(method, temperature) for temperature in temperatures for method in self.methods]
+        for method, temperature in tqdm(jobs, desc="warm-up", unit="method", leave=False, disable=not self.progress):
+            self._generate(method, ids, temperature, example, 0, min(WARMUP_TOKENS, self.max_new_tokens))
+
+    def _run_example(self, example: Example, temperature: float, rotation: int) -> dict[str, list[Generation]]:
+        """All methods on all turns; one [`Generation`] per turn. The history is plain `generate`'s."""
+        runs: dict[str, list[Generation]] = {method.name: [] for method in self.methods}
+        start = rotation % len(self.methods)
+        order = self.methods[start:] + self.methods[:start]
+        messages: list[dict[str, str]] = []
+        for turn, message in enumerate(example.turns):
+            messages.append({"role": "user", "content": message})
+            ids = self._encode(messages)
+            for method in order:
+                runs[method.name].append(self._generate(method, ids, temperature, example, turn))
+            answer = self.tokenizer.decode(runs[PLAIN][-1].tokens, skip_special_tokens=True)
+            messages.append({"role": "assistant", "content": answer})
+        return runs
+
+    def _generate(self, method, ids, temperature, example, turn, max_new_tokens=None) -> Generation:
+        pad = self.tokenizer.pad_token_id
+        return measure_generation(
+            method,
+            self.target,
+            self.drafter,
+            self.assistant,
+            ids,
+            max_new_tokens=max_new_tokens or self.max_new_tokens,
+            temperature=temperature,
+            seed=generation_seed(self.seed, temperature, example.suite, example.id, turn),
+            pad_token_id=pad if pad is not None else self.tokenizer.eos_token_id,
+        )
+
+    def _encode(self, messages: list[dict[str, str]]) -> torch.LongTensor:
+        if self.tokenizer.chat_template is not None:
+            encoded = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        else:  # a base model: the bare text of the conversation
+            encoded = self.tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt")
+        return encoded["input_ids"].to(self.target.device)
+
+
+def _record(turns: Sequence[Generation], plain: Sequence[Generation], temperature: float) -> dict[str, Any]:
+    """What is kept of a method on one prompt: sums over its turns, and the cycles of the first turn."""
+    verifications = _sum([turn.verifications for turn in turns])
+    committed = _sum([turn.committed for turn in turns])
+    drafted = _sum([turn.drafted for turn in turns])
+    accepted = _sum([turn.accepted for turn in turns])
+    return {
+        "tokens": sum(len(turn.tokens) for turn in turns),
+        "first_turn_tokens": len(turns[0].tokens),
+        "text_hash": content_hash([turn.tokens for turn in turns]),
+        "seconds": sum(turn.seconds for turn in turns),
+        "verifications": verifications,
+        "committed": committed,
+        "drafted": drafted,
+        "accepted": accepted,
+        "lossless": _same_text(turns, plain) if temperature == 0 else None,
+        "phases": {phase: _sum([turn.phases[phase] for turn in turns]) for phase in PHASES},
+        "cycles": turns[0].cycles,
+        **{
+            name: merge_all(part.to_dict() for part in parts).to_dict() if parts else None
+            for name, parts in (
+                ("estimate", [turn.estimate for turn in turns if turn.estimate is not None]),
+                ("confidence", [turn.confidence for turn in turns if turn.confidence is not None]),
+            )
+        },
+    }
+
+
+def _same_text(turns: Sequence[Generation], plain: Sequence[Generation]) -> bool:
+    # Token by token, which is stricter than the text.
+    return all(turn.tokens == base.tokens for turn, base in zip(turns, plain, strict=True))
+
+
+def cost_fields(cost_model: CostModel) -> dict[str, Any]:
+    # Without its key, which describes machine and files.
+    return {name: value for name, value in cost_model.to_dict().items() if name != "key"}
+
+
+def content_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if any(value is None for value in values) else sum(values)

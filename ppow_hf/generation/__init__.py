@@ -1,0 +1,40 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""How a proposal meets the target: window policies, cost model, candidate generator, the hook into transformers."""
+
+from .acceptance import AcceptanceEstimator, DraftStats, brier_score, fit_calibration, reliability_table
+from .candidate_generator import PPOWCandidateGenerator, use_window
+from .cost_model import CostModel
+from .custom_generate import speculative_generate
+from .hook import attach, attached, detach, install_hook, is_hook_installed, uninstall_hook
+from .policies import WindowPolicy, make_policy
+from .trace import Cycle, GenerationTrace
+from .window_config import WINDOW_POLICIES, WindowConfig
+from .window_loop import DraftSampler, DraftWindow, draft_window
+
+__all__ = [
+    "WINDOW_POLICIES",
+    "AcceptanceEstimator",
+    "CostModel",
+    "Cycle",
+    "DraftSampler",
+    "DraftStats",
+    "DraftWindow",
+    "GenerationTrace",
+    "PPOWCandidateGenerator",
+    "WindowConfig",
+    "WindowPolicy",
+    "attach",
+    "attached",
+    "brier_score",
+    "detach",
+    "draft_window",
+    "fit_calibration",
+    "install_hook",
+    "is_hook_installed",
+    "make_policy",
+    "reliability_table",
+    "speculative_generate",
+    "uninstall_hook",
+    "use_window",
+]

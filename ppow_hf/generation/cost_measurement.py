@@ -1,0 +1,267 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Measuring a [`CostModel`] on the real models and device, and finding a stored one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+from transformers.utils import logging
+
+from ..drafters.target_features import gather_features
+from .cost_model import COST_MODEL_FILE, CostModel, isotonic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..drafters import DrafterModel
+
+logger = logging.get_logger(__name__)
+
+# Verification is measured at these windows and interpolated between them.
+_WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+
+
+@lru_cache
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _identity(target: PreTrainedModel, drafter: DrafterModel) -> str:
+    """Short hash of what determines the costs: both architectures and their sizes, not their weights."""
+    text_config = target.config.get_text_config()
+    names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    facts = [getattr(text_config, name, None) for name in names]
+    facts += [type(drafter).__name__, sum(p.numel() for p in drafter.parameters()), list(drafter.feature_layer_ids)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
+    """
+    Names the circumstances a cost model is valid in: device, dtypes, library versions, and the sizes of both models.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter.
+    """
+    device = target.device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type} {_cpu_name()} x{torch.get_num_threads()}"
+    dtypes = f"{str(target.dtype).removeprefix('torch.')}/{str(drafter.dtype).removeprefix('torch.')}"
+    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    return " | ".join((name, dtypes, versions, _identity(target, drafter)))
+
+
+def _places(drafter: DrafterModel) -> list[Path]:
+    """Where a cost model may be stored: beside the drafter if it was loaded from a folder, then the user's cache."""
+    from ..targets import cache_dir
+
+    places = []
+    source = getattr(drafter, "name_or_path", None) or drafter.config._name_or_path
+    if source and os.path.isdir(source):
+        places.append(Path(source) / COST_MODEL_FILE)
+    places.append(cache_dir() / COST_MODEL_FILE)
+    return places
+
+
+def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel:
+    """
+    The cost model of these models on this machine: remembered, stored beside the drafter or in the user's cache, or
+    measured now (about a second for a small model) and stored for the next time.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter.
+
+    Returns:
+        [`CostModel`].
+    """
+    key = cost_model_key(target, drafter)
+    remembered = drafter.__dict__.setdefault("_cost_models", {})
+    if key in remembered:
+        return remembered[key]
+    places = _places(drafter)
+    found = None
+    for place in places:
+        try:
+            found = CostModel.load(place, key)
+        except (ValueError, OSError) as error:
+            logger.warning(f"Ignoring a stored cost model: {error}")
+        if found is not None:
+            break
+    if found is None:
+        found = measure_cost_model(target, drafter)
+        stored = _store(found, places)
+        logger.warning(
+            f"Measured the costs of this drafter on this machine: draft step {found.gamma:.3f}, verification of 4 "
+            f"tokens {found.verify(4):.3f}, overhead {found.overhead:.3f} of a target step of "
+            f"{1000 * found.target_step_seconds:.1f} ms. {stored}"
+        )
+    remembered[key] = found
+    return found
+
+
+def _store(cost_model: CostModel, places: list[Path]) -> str:
+    for place in places:
+        try:
+            return f"Stored in {cost_model.save(place)}."
+        except OSError:
+            continue  # a read-only folder; the next place is the user's cache
+    return "It could not be stored; set PPOW_HF_CACHE to a writable folder."
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def measure_cost_model(
+    target: PreTrainedModel,
+    drafter: DrafterModel,
+    *,
+    max_window: int = 16,
+    repetitions: int = 7,
+    context_length: int = 128,
+) -> CostModel:
+    """
+    Times the real models on their device and dtype: a plain target step, verification of several windows with a warm
+    cache and the drafter's features captured, a draft step, and the work around them in a short generation.
+    Repetitions are interleaved and medians taken, so that a passing load on the machine falls on all alike.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter.
+        max_window (`int`, *optional*, defaults to 16): Largest verified window.
+        repetitions (`int`, *optional*, defaults to 7): Timings of each kind.
+        context_length (`int`, *optional*, defaults to 128): Tokens in the cache.
+
+    Returns:
+        [`CostModel`], with its `key`.
+
+    Raises:
+        ValueError: If an argument is out of range, or drafter and target do not fit.
+    """
+    for name, value, low in (("max_window", max_window, 1), ("repetitions", repetitions, 1)):
+        if value < low:
+            raise ValueError(f"`{name}` must be at least {low}, got {value}.")
+    positions = getattr(target.config.get_text_config(), "max_position_embeddings", None) or context_length
+    context_length = min(context_length, positions - max_window - 2)
+    if context_length < 2:
+        raise ValueError(
+            f"`max_window` ({max_window}) leaves no room for a context of the target's {positions} tokens."
+        )
+    drafter.bind_target(target)
+    # The extra repetition warms up: kernels, caches, the frequency of the processor.
+    verify, plain, draft = _time_forwards(target, drafter, max_window, repetitions, context_length)
+    windows = sorted(verify)
+    smooth = isotonic([verify[n] for n in windows])
+    unit = smooth[0]
+    curve = _interpolated(windows, [value / unit for value in smooth])
+    overhead = _measure_overhead(target, drafter, min(context_length, 32)) if target.can_generate() else 0.0
+    return CostModel(
+        gamma=draft / unit,
+        verify_curve=curve,
+        overhead=overhead / unit,
+        target_step_seconds=plain,
+        key=cost_model_key(target, drafter),
+    )
+
+
+def _time_forwards(
+    target: PreTrainedModel, drafter: DrafterModel, max_window: int, repetitions: int, context_length: int
+) -> tuple[dict[int, float], float, float]:
+    """Median seconds of verification per window, of a plain target step, and of a draft step."""
+    device = target.device
+    layer_ids = list(drafter.feature_layer_ids)
+    generator = torch.Generator().manual_seed(0)
+    vocab_size = target.config.get_text_config().vocab_size
+    ids = torch.randint(vocab_size, (1, context_length + max_window + 2), generator=generator).to(device)
+    capture = {"output_hidden_states": layer_ids} if layer_ids else {}
+    keep = {"logits_to_keep": max_window + 1} if target._supports_logits_to_keep() else {}
+
+    output = target(ids[:, :context_length], use_cache=True, **capture, **keep)
+    cache = output.past_key_values
+    cache.activate_past_recording()
+    cache.crop(0)
+    state = drafter.new_state()
+    features = gather_features(output.hidden_states, layer_ids).to(drafter.device) if layer_ids else None
+    draft_ids = ids.to(drafter.device)
+    drafter.extend(state, draft_ids[:, : context_length + 1], features)
+
+    def timed(work) -> float:
+        _synchronise(device)
+        start = time.perf_counter()
+        work()
+        _synchronise(device)
+        return time.perf_counter() - start
+
+    def run_target(n: int, **kwargs) -> None:
+        position_ids = torch.arange(context_length, context_length + n, device=device)[None]
+        inputs = ids[:, context_length : context_length + n]
+        target(inputs, position_ids=position_ids, past_key_values=cache, use_cache=True, **kwargs, **keep)
+
+    windows = sorted({n for n in _WINDOWS if n < max_window} | {max_window})
+    verify: dict[int, list[float]] = {n: [] for n in windows}
+    plain, draft = [], []
+    for repetition in range(repetitions + 1):
+        for n in windows:
+            seconds = timed(lambda n=n: run_target(n + 1, **capture))
+            cache.crop(-(n + 1))
+            if repetition:
+                verify[n].append(seconds)
+        seconds = timed(lambda: run_target(1))
+        cache.crop(-1)
+        if repetition:
+            plain.append(seconds)
+        for i in range(4):
+            token = draft_ids[:, context_length + i]
+            seconds = timed(lambda token=token: drafter.step(state, token))
+            if repetition:
+                draft.append(seconds)
+        state.drop_draft()
+    return {n: statistics.median(v) for n, v in verify.items()}, statistics.median(plain), statistics.median(draft)
+
+
+def _measure_overhead(target: PreTrainedModel, drafter: DrafterModel, context_length: int) -> float:
+    """Median seconds per cycle that are neither draft nor verification, from a short generation."""
+    from .hook import attached
+
+    generator = torch.Generator().manual_seed(1)
+    vocab_size = target.config.get_text_config().vocab_size
+    ids = torch.randint(vocab_size, (1, context_length), generator=generator).to(target.device)
+    previous = drafter.last_trace
+    settings = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": None, "return_dict_in_generate": False}
+    try:
+        with attached(target):
+            target.generate(ids, assistant_model=drafter, window="fixed:3", num_beams=1, **settings)
+        others = [cycle.seconds["other"] for cycle in drafter.last_trace.cycles[1:]]
+    finally:
+        drafter.last_trace = previous
+    return statistics.median(others) if others else 0.0
+
+
+def _interpolated(windows: list[int], values: list[float]) -> list[float]:
+    curve = []
+    for low, high, a, b in zip(windows, windows[1:], values, values[1:], strict=False):
+        curve += [a + (b - a) * (n - low) / (high - low) for n in range(low, high)]
+    return [*curve, values[-1]]

@@ -1,0 +1,210 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""`WindowConfig`: how many tokens the drafter proposes before the target verifies them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+WINDOW_POLICIES = ("cost_aware", "divergence", "confidence", "heuristic", "fixed")
+DIVERGENCE_METRICS = ("tv", "kl")
+
+
+def _integer(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"`{name}` of the window must be an integer of at least {low}, got {value!r}.")
+    return value
+
+
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    valid = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    if not valid or value < low or value > high or (open_low and value == low):
+        interval = f"{'(' if open_low else '['}{low}, {high}]"
+        raise ValueError(f"`{name}` of the window must be a number in {interval}, got {value!r}.")
+    return float(value)
+
+
+@dataclass
+class WindowConfig:
+    r"""
+    Policy and limits of the speculative window.
+
+    It lives in the drafter's generation config (`drafter.generation_config.window`, saved in `generation_config.json`)
+    and can be replaced for one call: `target.generate(**inputs, assistant_model=drafter, window="fixed:5")`.
+
+    Args:
+        policy (`str`, *optional*, defaults to `"cost_aware"`):
+            - `"cost_aware"`: draw and verify a token only while its chance of being accepted pays for its measured
+              cost, at the running rate of tokens per unit cost.
+            - `"divergence"`: the running divergence between drafter and target shrinks and stretches the window.
+            - `"confidence"`: stop after keeping a token to which the drafter gave less than `threshold`.
+            - `"heuristic"`: `grow` more tokens after a fully accepted window, `shrink` fewer otherwise.
+            - `"fixed"`: always `size` tokens.
+        size (`int`, *optional*, defaults to 5):
+            The window of `"fixed"`, and the first window of `"heuristic"` and `"divergence"`.
+        min_size (`int`, *optional*, defaults to 1):
+            Smallest window. `0` lets the adaptive policies skip drafting for a cycle. `"fixed"` ignores it.
+        max_size (`int`, *optional*, defaults to 12):
+            Largest window of the adaptive policies. `"fixed"` ignores it.
+        threshold (`float`, *optional*, defaults to 0.4):
+            Draft probability below which `"confidence"` stops.
+        grow (`int`, *optional*, defaults to 2), shrink (`int`, *optional*, defaults to 1):
+            Steps of `"heuristic"`.
+        divergence_metric (`str`, *optional*, defaults to `"tv"`):
+            `"tv"` (total variation) or `"kl"` (KL divergence of the drafter from the target), for the running value.
+        divergence_decay (`float`, *optional*, defaults to 0.8):
+            Weight of the past in the running divergence, per verified position. In [0, 1).
+        stretch (`float`, *optional*, defaults to 1.5):
+            Window of `"divergence"` relative to the expected run of accepted tokens.
+        online_calibration (`bool`, *optional*, defaults to `True`):
+            Whether the acceptance estimate learns from this call's verification outcomes.
+        calibration (`dict`, *optional*):
+            Prior weights of the acceptance estimate, from [`fit_calibration`]; `None` for the built-in ones.
+        initial_rate (`float`, *optional*, defaults to 1.4):
+            Committed tokens per unit cost that `"cost_aware"` assumes before it has seen any.
+        rate_memory (`float`, *optional*, defaults to 40.0):
+            Number of cycles over which the running rate of `"cost_aware"` is averaged.
+    """
+
+    policy: str = "cost_aware"
+    size: int = 5
+    min_size: int = 1
+    max_size: int = 12
+    threshold: float = 0.4
+    grow: int = 2
+    shrink: int = 1
+    divergence_metric: str = "tv"
+    divergence_decay: float = 0.8
+    stretch: float = 1.5
+    online_calibration: bool = True
+    calibration: dict | None = None
+    initial_rate: float = 1.4
+    rate_memory: float = 40.0
+
+    def __post_init__(self):
+        self.validate()
+
+    def validate(self) -> None:
+        """Checks every field. Raises `ValueError` naming the field, what was given and what is accepted."""
+        if self.policy not in WINDOW_POLICIES:
+            raise ValueError(
+                f"Unknown window policy {self.policy!r}. Choose one of: {', '.join(WINDOW_POLICIES)} "
+                '(for a fixed window of 5 tokens write "fixed:5").'
+            )
+        self.size = _integer("size", self.size, 1)
+        self.min_size = _integer("min_size", self.min_size, 0)
+        self.max_size = _integer("max_size", self.max_size, 1)
+        if self.policy != "fixed" and not self.min_size <= self.max_size:
+            raise ValueError(
+                f"`min_size` of the window ({self.min_size}) must not exceed `max_size` ({self.max_size}). "
+                "Lower `min_size` or raise `max_size`."
+            )
+        self.threshold = _number("threshold", self.threshold, 0.0, 1.0)
+        self.grow = _integer("grow", self.grow, 0)
+        self.shrink = _integer("shrink", self.shrink, 0)
+        if self.divergence_metric not in DIVERGENCE_METRICS:
+            raise ValueError(
+                f"`divergence_metric` of the window must be one of {', '.join(DIVERGENCE_METRICS)}, got "
+                f"{self.divergence_metric!r}."
+            )
+        self.divergence_decay = _number("divergence_decay", self.divergence_decay, 0.0, 0.999)
+        self.stretch = _number("stretch", self.stretch, 0.0, 100.0, open_low=True)
+        if not isinstance(self.online_calibration, bool):
+            raise ValueError(f"`online_calibration` of the window must be a bool, got {self.online_calibration!r}.")
+        if self.calibration is not None and not isinstance(self.calibration, dict):
+            raise ValueError(
+                "`calibration` of the window must be a dict with weights from `fit_calibration`, or None, got "
+                f"{self.calibration!r}."
+            )
+        self.initial_rate = _number("initial_rate", self.initial_rate, 0.0, 1000.0, open_low=True)
+        self.rate_memory = _number("rate_memory", self.rate_memory, 0.0, 1e9, open_low=True)
+
+    @property
+    def limit(self) -> int:
+        """`int`: The largest window this configuration can ask for."""
+        return self.size if self.policy == "fixed" else self.max_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-serialisable dict with every field (transformers calls this for `generation_config.json`)."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> WindowConfig:
+        """
+        Rebuilds a configuration from [`WindowConfig.to_dict`].
+
+        Raises:
+            ValueError: On an unknown field or an invalid value.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"Unknown window field(s): {', '.join(unknown)}. Known fields: {', '.join(known)}.")
+        return cls(**values)
+
+    @classmethod
+    def parse(cls, text: str, base: WindowConfig | None = None) -> WindowConfig:
+        """
+        Reads the short form used on command lines.
+
+        Args:
+            text (`str`): A policy name, or `"fixed:K"` / `"heuristic:K"` / `"divergence:K"` (K = `size`), or
+                `"confidence:T"` (T = `threshold`), or `"cost_aware:K"` (K = `max_size`).
+            base ([`WindowConfig`], *optional*): Where the other fields come from. Defaults to the default values.
+
+        Returns:
+            [`WindowConfig`].
+
+        Raises:
+            ValueError: If the text is not of that form.
+        """
+        base = base if base is not None else cls()
+        policy, colon, argument = text.strip().partition(":")
+        if policy not in WINDOW_POLICIES or not colon:
+            return replace(base, policy=policy)  # raises, naming the policies, if there is no such policy
+        name = {"confidence": "threshold", "cost_aware": "max_size"}.get(policy, "size")
+        try:
+            value = float(argument) if name == "threshold" else int(argument)
+        except ValueError:
+            kind, example = ("a number", "confidence:0.4") if name == "threshold" else ("an integer", f"{policy}:5")
+            raise ValueError(f"Window {text!r}: expected {kind} after the colon, as in {example!r}.") from None
+        changes: dict[str, Any] = {"policy": policy, name: value}
+        if name == "max_size":
+            changes["min_size"] = min(base.min_size, max(value, 0))
+        elif name == "size":
+            changes["max_size"] = max(base.max_size, value)
+        return replace(base, **changes)
+
+    @classmethod
+    def coerce(
+        cls, value: WindowConfig | Mapping[str, Any] | str | None, base: WindowConfig | None = None
+    ) -> WindowConfig:
+        """
+        Accepts everything that `window=` accepts.
+
+        Args:
+            value: A `WindowConfig`, a dict of its fields, its short text form, or `None`.
+            base ([`WindowConfig`], *optional*): What `None` stands for, and where a short text form takes its other
+                fields from. A `WindowConfig` or dict without a `calibration` takes that of `base`.
+
+        Raises:
+            ValueError: If the value is of another type, or invalid.
+        """
+        if value is None:
+            return base if base is not None else cls()
+        if isinstance(value, str):
+            return cls.parse(value, base)
+        if isinstance(value, Mapping):
+            value = cls.from_dict(value)
+        if not isinstance(value, cls):
+            raise ValueError(
+                "`window` must be a WindowConfig, a dict of its fields, a text such as 'fixed:5', or None, got "
+                f"{value!r}."
+            )
+        value.validate()  # fields may have been assigned since construction
+        if value.calibration is None and base is not None and base.calibration is not None:
+            value = replace(value, calibration=base.calibration)
+        return value

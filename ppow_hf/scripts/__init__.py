@@ -1,0 +1,3 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The recipes behind `ppow sft` and the scripts of `trainers/`."""

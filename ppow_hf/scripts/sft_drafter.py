@@ -1,0 +1,136 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""
+Supervised stage: train a drafter on its target's own responses.
+
+    ppow sft --config trainers/configs/sft_smollm2_cpu.yaml
+    accelerate launch --num_processes 8 trainers/sft_drafter.py --target Qwen/Qwen3-8B --responses runs/responses \
+        --output_dir runs/sft
+
+The responses come from `ppow data`. Every field of `DrafterSFTConfig` and of the script arguments below is an option.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from ppow_hf import AutoDrafter, CausalLMDrafter, DrafterSFTConfig, DrafterSFTTrainer, Eagle3Drafter, load_target
+from ppow_hf.data.tokenized import (
+    build_draft_vocabulary,
+    count_response_tokens,
+    draft_vocabulary_coverage,
+    load_responses,
+    special_token_ids,
+    split_holdout,
+)
+
+
+@dataclass
+class DrafterScriptArguments:
+    """What to train, for which target, on which responses."""
+
+    responses: list[str] = field(metadata={"help": "Folders written by `ppow data`, of the target's own responses."})
+    target: str = field(
+        default="smollm2-135m-instruct", metadata={"help": "Target: Hub id, folder, or the embedded default."}
+    )
+    target_dtype: str = field(default="auto", metadata={"help": "Dtype of the frozen target, e.g. bfloat16."})
+    family: str = field(
+        default="eagle3", metadata={"help": "Drafter family for a fresh drafter.", "choices": ["eagle3", "causal_lm"]}
+    )
+    drafter: str | None = field(default=None, metadata={"help": "Continue from this drafter instead of a fresh one."})
+    draft_vocab_size: int | None = field(
+        default=None, metadata={"help": "Tokens an EAGLE-3 drafter can propose, counted from the responses."}
+    )
+    drafter_layers: int = field(
+        default=1, metadata={"help": "Decoder layers of a fresh drafter (for causal_lm: target layers kept)."}
+    )
+    initialization: str = field(
+        default="target",
+        metadata={"help": "Start from the target's weights, or random.", "choices": ["target", "random"]},
+    )
+    holdout: int = field(default=64, metadata={"help": "Responses held out for evaluation, whole prompts at a time."})
+
+
+def build_drafter(script_args: DrafterScriptArguments, target, tokenizer, train_dataset, seed: int):
+    """A fresh drafter for the target, or the one to continue from, and the facts to record about its vocabulary."""
+    if script_args.drafter is not None:
+        return AutoDrafter.from_pretrained(script_args.drafter, dtype=torch.float32), {}
+    if script_args.family == "causal_lm":
+        return CausalLMDrafter.from_target(target, num_layers=script_args.drafter_layers).float(), {}
+    vocab_size = target.config.get_text_config().vocab_size
+    counts = count_response_tokens(train_dataset, vocab_size)
+    ids = None
+    if script_args.draft_vocab_size is not None and script_args.draft_vocab_size < vocab_size:
+        ids = build_draft_vocabulary(
+            counts, script_args.draft_vocab_size, special_token_ids(tokenizer, target.generation_config)
+        )
+    drafter = Eagle3Drafter.from_target(
+        target,
+        draft_token_ids=ids,
+        initialization=script_args.initialization,
+        num_hidden_layers=script_args.drafter_layers,
+        seed=seed,
+    )
+    coverage = 1.0 if ids is None else draft_vocabulary_coverage(counts, ids)
+    return drafter, {"draft_vocab_size": drafter.config.draft_vocab_size, "draft_vocabulary_coverage": coverage}
+
+
+def load_all_responses(paths: list[str]):
+    """The responses of several folders as one dataset, and the provenance of each."""
+    from datasets import concatenate_datasets
+
+    parts, provenance = [], []
+    for path in paths:
+        parts.append(load_responses(path).select_columns(["prompt", "input_ids", "loss_mask"]))
+        file = Path(path) / "provenance.json"
+        provenance.append(json.loads(file.read_text()) if file.exists() else None)
+    return (parts[0] if len(parts) == 1 else concatenate_datasets(parts)), provenance
+
+
+def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -> None:
+    set_seed(training_args.seed)
+    target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
+    responses, provenance = load_all_responses(script_args.responses)
+    train_dataset, eval_dataset = split_holdout(responses, script_args.holdout, seed=training_args.seed)
+    train_dataset, eval_dataset = train_dataset.remove_columns("prompt"), eval_dataset.remove_columns("prompt")
+    drafter, vocabulary = build_drafter(script_args, target, tokenizer, train_dataset, training_args.seed)
+    trainer = DrafterSFTTrainer(
+        model=drafter,
+        target_model=target,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+    )
+    resume = training_args.resume_from_checkpoint
+    if resume is None and os.path.isdir(training_args.output_dir):
+        resume = get_last_checkpoint(training_args.output_dir)
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        facts = {
+            "stage": "supervised",
+            "arguments": asdict(script_args),
+            "parameters": sum(p.numel() for p in drafter.parameters()),
+            "train_rows": len(train_dataset),
+            "train_response_tokens": int(sum(map(sum, train_dataset["loss_mask"]))),
+            **vocabulary,
+            "training": training_args.to_sanitized_dict(),
+            "result": result.metrics,
+            "responses": provenance,
+        }
+        Path(training_args.output_dir, "training_provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
+        trainer.state.save_to_json(str(Path(training_args.output_dir, "training_log.json")))
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def make_parser() -> TrlParser:
+    """The command line: script arguments and every field of `DrafterSFTConfig`, from options or a YAML file."""
+    return TrlParser((DrafterScriptArguments, DrafterSFTConfig), prog="ppow sft")

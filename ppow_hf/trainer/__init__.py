@@ -1,0 +1,21 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Trainers in TRL's shape: a configuration and a trainer for each stage."""
+
+from .acceptance_losses import TeacherRows, distillation_loss, forward_kl, lk, total_variation
+from .drafter_sft_config import DrafterSFTConfig
+from .drafter_sft_trainer import DrafterSFTTrainer, scored_columns
+from .target_pass import FeatureCache, TargetPass
+
+__all__ = [
+    "DrafterSFTConfig",
+    "DrafterSFTTrainer",
+    "FeatureCache",
+    "TargetPass",
+    "TeacherRows",
+    "distillation_loss",
+    "forward_kl",
+    "lk",
+    "scored_columns",
+    "total_variation",
+]

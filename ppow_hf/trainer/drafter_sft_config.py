@@ -1,0 +1,99 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Configuration of the supervised stage."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .acceptance_losses import LOSSES
+
+
+@dataclass
+class DrafterSFTConfig(TrainingArguments):
+    r"""
+    Configuration of the [`DrafterSFTTrainer`].
+
+    These defaults differ from [`~transformers.TrainingArguments`]: `learning_rate` 1e-4, `adam_beta2` 0.95,
+    `max_grad_norm` 0.5, `lr_scheduler_type` `"cosine"`, `logging_steps` 10, `remove_unused_columns` `False`,
+    `train_sampling_strategy` `"group_by_length"`.
+
+    > Parameters that control the training objective
+
+        ttt_steps (`int`, *optional*, defaults to 7):
+            Draft steps of the training-time test, 1 to 8 (EAGLE-3). A causal-LM drafter is trained with 1.
+        step_loss_decay (`float`, *optional*, defaults to 0.8):
+            Weight of step `k` is `step_loss_decay ** k`.
+        loss_type (`str`, *optional*, defaults to `"forward_kl"`):
+            `"forward_kl"` (EAGLE-3), `"total_variation"`, `"lk"` (negative log acceptance) or `"mixed"`.
+        acceptance_loss_weight (`float`, *optional*, defaults to 0.5):
+            Share of the `"lk"` loss in `"mixed"`.
+
+    > Parameters that control the data
+
+        max_length (`int`, *optional*, defaults to 2048):
+            Longer rows are cut on the right.
+        feature_cache_dir (`str`, *optional*):
+            Folder to keep the target's hidden states in, so that only the first epoch runs the target. Takes about
+            `2 * (layers + 1) * target_hidden_size` bytes a token in bfloat16.
+
+    > Parameters that control evaluation by decoding
+
+        eval_decode_prompts (`int`, *optional*, defaults to 16):
+            Held-out prompts decoded at each evaluation; 0 turns it off.
+        eval_decode_new_tokens (`int`, *optional*, defaults to 64):
+            New tokens for each of them.
+        eval_window (`str`, *optional*, defaults to `"fixed:5"`):
+            Window policy of that decoding.
+    """
+
+    _VALID_DICT_FIELDS = TrainingArguments._VALID_DICT_FIELDS
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate for AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    max_grad_norm: float = field(default=0.5, metadata={"help": "Gradient norm to clip at."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning-rate schedule."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not read."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Sampler for training: rows of like length go together."}
+    )
+
+    ttt_steps: int = field(
+        default=7, metadata={"help": "Draft steps of the training-time test, 1 to 8. Causal-LM drafters use 1."}
+    )
+    step_loss_decay: float = field(default=0.8, metadata={"help": "Weight of step k is step_loss_decay ** k."})
+    loss_type: str = field(
+        default="forward_kl",
+        metadata={"help": "Loss.", "choices": ["forward_kl", "total_variation", "lk", "mixed"]},
+    )
+    acceptance_loss_weight: float = field(
+        default=0.5, metadata={"help": "Share of the negative log acceptance in loss_type='mixed'."}
+    )
+    max_length: int = field(default=2048, metadata={"help": "Longer rows are cut on the right."})
+    feature_cache_dir: str | None = field(
+        default=None, metadata={"help": "Keep the target's hidden states here, so that later epochs skip the target."}
+    )
+    eval_decode_prompts: int = field(
+        default=16, metadata={"help": "Held-out prompts decoded at each evaluation, 0 for none."}
+    )
+    eval_decode_new_tokens: int = field(default=64, metadata={"help": "New tokens for each decoded prompt."})
+    eval_window: str = field(default="fixed:5", metadata={"help": "Window policy of the decoding evaluation."})
+
+    def __post_init__(self):
+        if not 1 <= self.ttt_steps <= 8:
+            raise ValueError(f"`ttt_steps` must be between 1 and 8, got {self.ttt_steps}.")
+        if not 0 < self.step_loss_decay <= 1:
+            raise ValueError(f"`step_loss_decay` must be in (0, 1], got {self.step_loss_decay}.")
+        if self.loss_type not in (*LOSSES, "mixed"):
+            raise ValueError(f"`loss_type` must be one of {[*LOSSES, 'mixed']}, got {self.loss_type!r}.")
+        if not 0 <= self.acceptance_loss_weight <= 1:
+            raise ValueError(f"`acceptance_loss_weight` must be in [0, 1], got {self.acceptance_loss_weight}.")
+        if self.max_length < 3:
+            raise ValueError(f"`max_length` must be at least 3, got {self.max_length}.")
+        if self.eval_decode_prompts < 0 or self.eval_decode_new_tokens < 2:
+            raise ValueError(
+                "`eval_decode_prompts` must not be negative and `eval_decode_new_tokens` must be at least 2, got "
+                f"{self.eval_decode_prompts} and {self.eval_decode_new_tokens}."
+            )
+        super().__post_init__()

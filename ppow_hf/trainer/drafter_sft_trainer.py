@@ -1,0 +1,271 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The supervised stage: a drafter learns its target's distributions, several draft steps deep."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..data.tokenized import DrafterDataCollator
+from ..drafters import DrafterModel
+from .acceptance_losses import TeacherRows, distillation_loss
+from .decoding_evaluation import decode_held_out
+from .drafter_sft_config import DrafterSFTConfig
+from .target_pass import FeatureCache, TargetPass
+
+_ROW_ID = "row_id"
+
+
+class DrafterSFTTrainer(Trainer):
+    """
+    Trainer of a drafter's supervised initialisation (EAGLE-3 training-time test, arXiv 2503.01840; soft targets).
+
+    Example:
+
+    ```python
+    >>> from ppow_hf import DrafterSFTConfig, DrafterSFTTrainer, Eagle3Drafter
+
+    >>> drafter = Eagle3Drafter.from_target(target, draft_token_ids=draft_token_ids)
+    >>> trainer = DrafterSFTTrainer(
+    ...     model=drafter,
+    ...     target_model=target,
+    ...     args=DrafterSFTConfig(output_dir="my-drafter", ttt_steps=3),
+    ...     train_dataset=dataset,  # columns input_ids and loss_mask, as written by `ppow data`
+    ...     processing_class=tokenizer,
+    ... )
+    >>> trainer.train()
+    ```
+
+    Args:
+        model ([`DrafterModel`]): The drafter to train.
+        target_model ([`~transformers.PreTrainedModel`]): The frozen target.
+        args ([`DrafterSFTConfig`], *optional*): Configuration.
+        train_dataset ([`~datasets.Dataset`]): Rows with `input_ids` and `loss_mask` (1 on the target's own tokens).
+        eval_dataset ([`~datasets.Dataset`], *optional*): Held-out rows of the same form. Their prompts are decoded
+            for real, which gives `eval_acceptance_length` (tau, bonus token included).
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's tokenizer.
+        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
+        optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
+    """
+
+    _tag_names = ["ppow-hf", "speculative-decoding", "drafter"]
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: DrafterModel,
+        target_model: PreTrainedModel,
+        args: DrafterSFTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+    ):
+        if not isinstance(model, DrafterModel):
+            raise ValueError(
+                f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
+                "one with `from_target(target)`."
+            )
+        args = args if args is not None else DrafterSFTConfig("drafter-sft")
+        self.ttt_steps = min(args.ttt_steps, model.max_ttt_steps)
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            if dataset is not None:
+                _check_columns(dataset, name)
+        model.bind_target(target_model)
+        cache = None
+        if args.feature_cache_dir is not None and train_dataset is not None:
+            cache = FeatureCache(
+                args.feature_cache_dir,
+                [len(ids) for ids in train_dataset["input_ids"]],
+                target_model,
+                model.feature_layer_ids,
+                train_dataset._fingerprint,
+            )
+            train_dataset = train_dataset.add_column(_ROW_ID, range(len(train_dataset)))
+        pad_token_id = next(
+            (t for t in (getattr(processing_class, "pad_token_id", None), model.config.pad_token_id) if t is not None),
+            0,
+        )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_RowIdCollator(DrafterDataCollator(pad_token_id, args.max_length)),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        # A plain attribute of the trainer: the target is never saved, wrapped or stepped with the drafter.
+        self.target_model = target_model.to(self.accelerator.device).eval().requires_grad_(False)
+        model.bind_target(self.target_model)
+        self.target_pass = TargetPass(self.target_model, model, cache)
+        model.add_model_tags(self._tag_names)
+        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = ["input_ids", "loss_mask", _ROW_ID]
+
+    # ---- loss ------------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, metrics = self._compute_loss(model, inputs)
+        store = self._metrics["train" if self.model.training else "eval"]
+        for name, value in metrics.items():
+            store[name].append(value)
+        return (loss, {}) if return_outputs else loss
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
+        input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+        loss_mask = inputs["loss_mask"].bool() & attention_mask.bool()
+        columns = scored_columns(loss_mask, self.model.prediction_offset, self.ttt_steps)
+        # Position t gives the distribution of token t + 1.
+        positions = torch.zeros_like(loss_mask)
+        positions[:, :-1] = loss_mask[:, 1:]
+        features, teacher = self.target_pass(input_ids, attention_mask, positions, inputs.get(_ROW_ID))
+        teacher_row = (positions.flatten().cumsum(0) - 1).view_as(positions)
+
+        output = model(
+            input_ids=input_ids,
+            target_features=features,
+            attention_mask=attention_mask,
+            ttt_steps=self.ttt_steps,
+            column_mask=columns,
+        )
+        total = output.logits[0].new_zeros((), dtype=torch.float32)
+        sums = []
+        alive: torch.Tensor | None = None
+        for k, logits in enumerate(output.logits):
+            batch_index, column = columns[k].nonzero(as_tuple=True)
+            rows = teacher[teacher_row[batch_index, column + self.model.prediction_offset - 1 + k]]
+            log_q = logits.float().log_softmax(-1)
+            losses = distillation_loss(
+                self.args.loss_type, rows.probs, log_q, acceptance_weight=self.args.acceptance_loss_weight
+            )
+            total = total + self.args.step_loss_decay**k * losses.sum()
+            with torch.no_grad():
+                sums.append(self._step_sums(rows, log_q, losses))
+                alive = self._chain(alive, sums[-1].pop("matches"), columns, k)
+                sums[-1]["chain"] = alive.sum()
+        return self._reduce(total, sums)
+
+    def _step_sums(self, rows: TeacherRows, log_q: torch.Tensor, losses: torch.Tensor) -> dict[str, torch.Tensor]:
+        best = log_q.argmax(-1)
+        ids = self.model.draft_token_ids
+        matches = (best if ids is None else ids[best]) == rows.argmax
+        return {
+            "matches": matches,
+            "count": torch.tensor(float(len(matches)), device=log_q.device),
+            "loss": losses.sum(),
+            "correct": matches.sum(),
+            "acceptance": torch.minimum(rows.probs, log_q.exp()).sum(),
+        }
+
+    @staticmethod
+    def _chain(alive: torch.Tensor | None, matches: torch.Tensor, columns: torch.Tensor, k: int) -> torch.Tensor:
+        """For every column, whether this step and all before it were right: the greedy window survives up to here."""
+        grid = torch.zeros_like(columns[k])
+        grid[columns[k]] = matches
+        return grid if alive is None else grid & alive
+
+    def _reduce(
+        self, total: torch.Tensor, sums: list[dict[str, torch.Tensor]]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss per window start over all processes, and metrics as means over all processes."""
+        names = list(sums[0])
+        stacked = torch.stack([torch.stack([s[name].float() for name in names]) for s in sums])
+        stacked = self.accelerator.reduce(stacked, reduction="sum")
+        table = dict(zip(names, stacked.T.tolist(), strict=True))
+        starts = max(table["count"][0], 1.0)
+        # Gradients are averaged over processes, so the share of this one is scaled up by their number: two processes
+        # with half a batch each take the very step one process takes with the whole.
+        loss = total * self.accelerator.num_processes / starts
+        metrics = {"simulated_acceptance_length": 1 + sum(table["chain"]) / starts}
+        for k, count in enumerate(table["count"]):
+            count = max(count, 1.0)
+            metrics[f"step_{k}/loss"] = table["loss"][k] / count
+            metrics[f"step_{k}/accuracy"] = table["correct"][k] / count
+            metrics[f"step_{k}/expected_acceptance"] = table["acceptance"][k] / count
+        return loss, metrics
+
+    # ---- evaluation and logging ------------------------------------------------------------------------------------
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.args.eval_decode_prompts:
+            figures = decode_held_out(
+                self.accelerator,
+                self.accelerator.unwrap_model(self.model),
+                self.target_model,
+                dataloader.dataset,
+                num_prompts=self.args.eval_decode_prompts,
+                max_new_tokens=self.args.eval_decode_new_tokens,
+                window=self.args.eval_window,
+            )
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Training logs carry a learning rate, evaluation logs do not; the model's mode is already restored by then.
+        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        prefix = "eval_" if mode == "eval" else ""
+        means = {f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items() if v}
+        self._metrics[mode].clear()
+        super().log({**logs, **means}, start_time)
+
+
+def scored_columns(loss_mask: torch.Tensor, prediction_offset: int, ttt_steps: int) -> torch.Tensor:
+    """
+    Which columns each training-time-test step learns from: those whose whole window so far lies in the target's text.
+
+    Args:
+        loss_mask (`torch.Tensor` of shape `(batch, length)`, bool): Tokens the target wrote.
+        prediction_offset (`int`): Column `i` of step `k` predicts the token at `i + prediction_offset + k`.
+        ttt_steps (`int`): Number of steps.
+
+    Returns:
+        `torch.Tensor` of shape `(ttt_steps, batch, length)`, bool.
+    """
+    length = loss_mask.shape[1]
+    padded = nn.functional.pad(loss_mask, (0, prediction_offset + ttt_steps))
+    columns = [padded[:, prediction_offset : prediction_offset + length]]
+    for k in range(1, ttt_steps):
+        columns.append(columns[-1] & padded[:, prediction_offset + k : prediction_offset + k + length])
+    return torch.stack(columns)
+
+
+class _RowIdCollator:
+    """Passes dataset row numbers through to the feature cache."""
+
+    def __init__(self, collator: Callable[[list[dict]], dict[str, torch.Tensor]]):
+        self.collator = collator
+
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        batch = self.collator(rows)
+        if _ROW_ID in rows[0]:
+            batch[_ROW_ID] = [row[_ROW_ID] for row in rows]
+        return batch
+
+
+def _check_columns(dataset: Dataset, name: str) -> None:
+    missing = {"input_ids", "loss_mask"} - set(dataset.column_names or [])
+    if missing:
+        raise ValueError(
+            f"`{name}` has no column {sorted(missing)}; it has {dataset.column_names}. Make it with `ppow data`, "
+            "which writes the target's own responses with token ids and loss mask."
+        )

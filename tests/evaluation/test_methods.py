@@ -1,0 +1,136 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Methods: names, what cannot run, and what they leave behind."""
+
+import pytest
+import torch
+
+from ppow_hf.evaluation import METHOD_NAMES, MethodError, parse_method, parse_methods
+from ppow_hf.evaluation.measure import PassCounter, measure_generation
+from ppow_hf.evaluation.methods import ASSISTANT_OPTIONS, check_methods, resolve_assistant
+from ppow_hf.generation import WindowConfig
+from tests.evaluation.bench_utils import tiny_models
+from tests.testing_utils import tiny_target
+
+PROMPT = torch.tensor([[5, 9, 12, 9, 12, 9, 12, 7]])
+
+
+def test_plain_is_always_there_and_nothing_twice():
+    names = [method.name for method in parse_methods(["fixed:3", "cost_aware", "fixed:3", "target"])]
+    assert names == ["target", "fixed:3", "cost_aware"]
+    assert [m.name for m in parse_methods("prompt_lookup, fixed:2")] == ["target", "prompt_lookup", "fixed:2"]
+
+
+@pytest.mark.parametrize("name", [name.replace("K", "4") for name in METHOD_NAMES])
+def test_every_listed_name_is_a_method(name):
+    assert parse_method(name).name == name
+
+
+@pytest.mark.parametrize("name", ["fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:2.5", "fixed:05", "eagle", "", 5])
+def test_bad_names_list_the_good_ones(name):
+    with pytest.raises(MethodError) as caught:
+        parse_method(name)
+    assert "fixed:" in str(caught.value)
+
+
+def test_no_methods():
+    with pytest.raises(MethodError, match="`methods` is empty"):
+        parse_methods([])
+
+
+def test_what_cannot_run_names_the_method_and_the_remedy():
+    target, eagle = tiny_models("eagle3")
+    with pytest.raises(MethodError, match="'cost_aware'.*`--drafter"):
+        check_methods(parse_methods(["cost_aware"]), target, None, None)
+    with pytest.raises(MethodError, match="'fixed:2'.*CausalLMDrafter"):
+        check_methods(parse_methods(["fixed:2"]), target, tiny_target(), None)
+    assert resolve_assistant(eagle, None) is None
+    with pytest.raises(MethodError, match="'hf_constant'.*Eagle3Drafter.*`--assistant"):
+        check_methods(parse_methods(["hf_constant"]), target, eagle, resolve_assistant(eagle, None))
+    with pytest.raises(MethodError, match="'hf_dynamic'.*causal LM that can generate"):
+        check_methods(parse_methods(["hf_dynamic"]), target, None, eagle)
+    with pytest.raises(MethodError, match="'hf_dynamic'.*64 token ids and the target 260"):
+        check_methods(parse_methods(["hf_dynamic"]), target, None, tiny_target(vocab_size=64))
+    other = tiny_target(vocab_size=260, seed=3)
+    assert resolve_assistant(eagle, other) is other
+    check_methods(parse_methods(["hf_dynamic", "cost_aware", "prompt_lookup"]), target, eagle, other)
+
+
+@pytest.mark.parametrize("name", sorted(ASSISTANT_OPTIONS))
+def test_assistant_settings_are_taken_back_even_after_an_error(name):
+    _, drafter = tiny_models()
+    assistant = resolve_assistant(drafter, None)
+    assert assistant is drafter.model
+    before = assistant.generation_config.to_dict()
+    method = parse_method(name)
+    with pytest.raises(RuntimeError), method.generate_kwargs(drafter, assistant):
+        assert {key: getattr(assistant.generation_config, key) for key in method.options} == method.options
+        raise RuntimeError
+    assert assistant.generation_config.to_dict() == before
+
+
+def test_windows_keep_what_the_drafter_brings():
+    _, drafter = tiny_models()
+    drafter.generation_config.window = WindowConfig(policy="cost_aware", max_size=7, size=4)
+    with parse_method("divergence").generate_kwargs(drafter, None) as kwargs:
+        assert kwargs["window"].to_dict() == WindowConfig(policy="divergence", max_size=7, size=4).to_dict()
+    with parse_method("fixed:9").generate_kwargs(drafter, None) as kwargs:
+        assert (kwargs["window"].policy, kwargs["window"].size) == ("fixed", 9)
+    assert drafter.generation_config.window.policy == "cost_aware"
+
+
+@pytest.mark.parametrize("kind", ["causal", "eagle3"])
+def test_trace_agrees_with_counting_from_outside(kind):
+    target, drafter = tiny_models(kind)
+    with PassCounter(target, PROMPT.shape[1]) as counter:
+        run = measure_generation(parse_method("fixed:3"), target, drafter, None, PROMPT, max_new_tokens=20)
+    assert len(run.tokens) == 20
+    assert run.verifications == counter.passes - 1  # the prefill verifies nothing
+    assert run.committed == len(run.tokens) - 1
+    assert run.drafted == counter.drafted
+    assert sum(cycle[2] for cycle in run.cycles) == run.committed
+    assert sum(run.phases.values()) == pytest.approx(run.seconds)
+
+
+def test_counts_of_plain_and_of_transformers_own_assistants():
+    target, drafter = tiny_models()
+    plain = measure_generation(parse_method("target"), target, None, None, PROMPT, max_new_tokens=20)
+    assert len(plain.tokens) == 20 and plain.verifications is None and plain.drafted is None
+    assert plain.phases["draft"] is None and plain.phases["verify"] > 0
+    run = measure_generation(parse_method("hf_constant"), target, drafter, drafter.model, PROMPT, max_new_tokens=20)
+    assert run.tokens == plain.tokens
+    assert run.committed == 20 and run.accepted == run.committed - run.verifications
+    assert run.accepted <= run.drafted <= 5 * run.verifications
+    # All windows have five tokens but those that the length budget cuts short.
+    assert run.drafted >= 5 * (run.verifications - 5)
+    # The target as its own assistant is always right: 20 tokens in four windows of five plus bonus.
+    perfect = measure_generation(
+        parse_method("hf_constant"), target, None, target_copy(target), PROMPT, max_new_tokens=20
+    )
+    assert perfect.tokens == plain.tokens
+    assert perfect.accepted == perfect.drafted and perfect.verifications == 4
+
+
+def target_copy(target):
+    copy = tiny_target(vocab_size=260, max_position_embeddings=512)
+    copy.load_state_dict(target.state_dict())
+    return copy
+
+
+def test_sampling_depends_on_the_seed_only():
+    target, drafter = tiny_models()
+    arguments = {"max_new_tokens": 16, "temperature": 1.0}
+    for name in ("target", "fixed:3", "hf_constant", "prompt_lookup"):
+        method = parse_method(name)
+        runs = [
+            measure_generation(method, target, drafter, drafter.model, PROMPT, seed=seed, **arguments).tokens
+            for seed in (1, 1, 2)
+        ]
+        assert runs[0] == runs[1] != runs[2]
+
+
+def test_hooks_are_gone_afterwards():
+    target, drafter = tiny_models()
+    measure_generation(parse_method("hf_constant"), target, drafter, drafter.model, PROMPT, max_new_tokens=4)
+    for model in (target, drafter.model):
+        assert not model._forward_hooks and not model._forward_pre_hooks

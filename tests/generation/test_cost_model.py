@@ -1,0 +1,186 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+import json
+import os
+
+import pytest
+
+from ppow_hf import CostModel
+from ppow_hf.generation.cost_measurement import cost_model_key, find_cost_model
+from ppow_hf.generation.cost_model import isotonic
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+
+
+def test_worked_example():
+    """Target step 150 ms, draft step 30 ms: 130 ms per accepted token, and about 53 ms."""
+    cost_model = CostModel(gamma=30 / 150, target_step_seconds=0.150)
+    assert cost_model.cost_per_accepted_token(accepted=3, window=8) == pytest.approx(0.130)
+    assert cost_model.cost_per_accepted_token(accepted=6.5, window=6.5) == pytest.approx(0.053, abs=0.0005)
+
+
+def test_speedup_and_cycle_cost():
+    cost_model = CostModel(gamma=0.1, verify_curve=[1.0, 1.1, 1.3, 1.3], overhead=0.05)
+    assert cost_model.cycle_cost(2) == pytest.approx(0.2 + 1.3 + 0.05)
+    assert cost_model.speedup(acceptance_length=3, window=2) == pytest.approx(3 / 1.55)
+    assert cost_model.cost_per_accepted_token(2, 0) == pytest.approx(1.05 / 2)  # in target steps: seconds unknown
+
+
+def test_verify_interpolates_and_continues_the_last_slope():
+    cost_model = CostModel(gamma=0.0, verify_curve=[1.0, 1.2, 1.6])
+    assert cost_model.verify(0) == 1.0
+    assert cost_model.verify(0.5) == pytest.approx(1.1)
+    assert cost_model.verify(4) == pytest.approx(2.4)
+    assert CostModel(gamma=0.0).verify(7) == 1.0
+
+
+def test_isotonic():
+    assert isotonic([1.0, 3.0, 2.0, 4.0]) == [1.0, 2.5, 2.5, 4.0]
+    assert isotonic([3.0, 2.0, 1.0]) == [2.0, 2.0, 2.0]
+    assert isotonic([1.0, 2.0]) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"gamma": -0.1}, "`gamma` of the cost model must be a number of at least 0, got -0.1"),
+        ({"gamma": float("nan")}, "`gamma`"),
+        ({"gamma": 0.1, "overhead": -1.0}, "`overhead`"),
+        ({"gamma": 0.1, "verify_curve": [1.1, 1.2]}, r"begin with v\(0\) = 1"),
+        ({"gamma": 0.1, "verify_curve": []}, r"begin with v\(0\) = 1"),
+        ({"gamma": 0.1, "verify_curve": [1.0, 0.9]}, "must not decrease"),
+        ({"gamma": 0.1, "verify_curve": "flat"}, "list of finite numbers"),
+        ({"gamma": 0.1, "target_step_seconds": 0.0}, "`target_step_seconds`"),
+    ],
+)
+def test_bad_values(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        CostModel(**arguments)
+
+
+def test_bad_arguments():
+    cost_model = CostModel(0.1)
+    with pytest.raises(ValueError, match="`n`"):
+        cost_model.verify(-1)
+    with pytest.raises(ValueError, match="`accepted`"):
+        cost_model.cost_per_accepted_token(0, 4)
+    with pytest.raises(ValueError, match="`acceptance_length`"):
+        cost_model.speedup(-1.0, 4)
+
+
+def test_several_machines_share_a_file(tmp_path):
+    one = CostModel(0.1, [1.0, 1.1], 0.02, 0.03, key="machine one")
+    two = CostModel(0.2, [1.0, 1.4], 0.01, 0.02, key="machine two")
+    path = one.save(tmp_path)
+    two.save(tmp_path)
+    assert path == tmp_path / "cost_model.json"
+    assert CostModel.load(tmp_path, "machine one") == one
+    assert CostModel.load(path, "machine two") == two
+    assert CostModel.load(tmp_path, "machine three") is None
+    assert CostModel.load(tmp_path / "elsewhere", "machine one") is None
+    with pytest.raises(ValueError, match="holds 2 cost models"):
+        CostModel.load(tmp_path)
+    assert os.listdir(tmp_path) == ["cost_model.json"]
+
+
+def test_a_model_without_a_key_is_not_stored(tmp_path):
+    with pytest.raises(ValueError, match="no `key`"):
+        CostModel(0.1).save(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"format": 1, "entries": {"k": {"gam', "truncated or not JSON"),
+        ('{"format": 9, "entries": {}}', "format 1"),
+        ("[]", "not a cost model file"),
+        ('{"format": 1}', "not a cost model file"),
+        ('{"format": 1, "entries": {"k": {"gamma": -1}}}', "`gamma`"),
+        ('{"format": 1, "entries": {"k": {"verify_curve": [1.0]}}}', "needs the fields"),
+        ('{"format": 1, "entries": {"k": {"gamma": 0.1, "speed": 2}}}', "needs the fields"),
+    ],
+)
+def test_damaged_files(tmp_path, text, match):
+    (tmp_path / "cost_model.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        CostModel.load(tmp_path, "k")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    CostModel(0.1, key="old").save(tmp_path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        CostModel(0.2, key="new").save(tmp_path)
+    assert os.listdir(tmp_path) == ["cost_model.json"]
+    assert CostModel.load(tmp_path).gamma == 0.1
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "causal"])
+def test_measure(kind, prompt):
+    target = tiny_target("llama")
+    drafter = tiny_eagle3(target) if kind == "eagle3" else tiny_causal_drafter(target, num_layers=1)
+    trace = drafter.last_trace
+    cost_model = CostModel.measure(target, drafter, max_window=8, repetitions=3)
+    assert len(cost_model.verify_curve) == 9 and cost_model.verify(0) == 1.0
+    assert 0 < cost_model.gamma < 5 and 0 < cost_model.overhead < 5
+    assert 1e-5 < cost_model.target_step_seconds < 1
+    assert cost_model.key == cost_model_key(target, drafter)
+    assert "float32" in cost_model.key and "torch 2" in cost_model.key
+    table = cost_model.table()
+    assert [row["window"] for row in table] == list(range(9))
+    assert table[3]["cycle"] == pytest.approx(cost_model.cycle_cost(3))
+    assert drafter.last_trace is trace and not target._forward_hooks
+
+
+def test_measure_refuses_bad_arguments():
+    target = tiny_target("llama")
+    drafter = tiny_eagle3(target)
+    with pytest.raises(ValueError, match="`repetitions`"):
+        CostModel.measure(target, drafter, repetitions=0)
+    with pytest.raises(ValueError, match="`max_window`"):
+        CostModel.measure(target, drafter, max_window=255)
+
+
+def test_measured_once_and_stored_beside_the_drafter(tmp_path, prompt, cache_folder):
+    target = tiny_target("llama")
+    folder = tmp_path / "drafter"
+    tiny_causal_drafter(target).save_pretrained(folder)
+    drafter = type(tiny_causal_drafter(target)).from_pretrained(folder)
+    target.generate(prompt, assistant_model=drafter, window="cost_aware", max_new_tokens=4)
+    content = json.loads((folder / "cost_model.json").read_text())
+    assert list(content["entries"]) == [cost_model_key(target, drafter)]
+    assert not (cache_folder / "cost_model.json").exists()
+    again = type(drafter).from_pretrained(folder)
+    found = find_cost_model(target, again)
+    assert found.to_dict() == content["entries"][found.key] == drafter.last_trace.cost
+    assert find_cost_model(target, again) is found
+
+
+def test_fresh_drafters_are_stored_in_the_cache(prompt, cache_folder):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    found = find_cost_model(target, drafter)
+    assert CostModel.load(cache_folder, found.key) == found
+
+
+def test_a_damaged_cache_is_replaced(cache_folder):
+    cache_folder.mkdir()
+    (cache_folder / "cost_model.json").write_text('{"format": 1, "entr')
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    found = find_cost_model(target, drafter)
+    assert CostModel.load(cache_folder, found.key) == found
+
+
+def test_the_key_tells_models_and_dtypes_apart():
+    import torch
+
+    target = tiny_target("llama")
+    keys = {cost_model_key(target, tiny_causal_drafter(target, n)) for n in (1, 2)}
+    keys.add(cost_model_key(target, tiny_eagle3(target)))
+    keys.add(cost_model_key(target.to(torch.bfloat16), tiny_eagle3(target)))
+    assert len(keys) == 4

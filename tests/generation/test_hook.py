@@ -1,0 +1,132 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+import copy
+import gc
+
+import pytest
+import torch
+from transformers import GenerationConfig, GenerationMixin
+
+import ppow_hf
+from ppow_hf.generation import attach, attached, detach, install_hook, is_hook_installed, uninstall_hook
+from ppow_hf.generation.hook import check_upstream
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+
+
+@pytest.fixture
+def without_hook():
+    uninstall_hook()
+    yield
+    install_hook()
+
+
+def test_import_installs_the_hook_once():
+    assert is_hook_installed()
+    method = GenerationMixin._get_candidate_generator
+    install_hook()
+    install_hook()
+    assert GenerationMixin._get_candidate_generator is method
+
+
+def test_uninstall_restores_the_original(without_hook, prompt):
+    assert not is_hook_installed()
+    assert not hasattr(GenerationConfig, "window")
+    assert GenerationMixin._get_candidate_generator.__module__ == "transformers.generation.utils"
+    target = tiny_target("llama")
+    with pytest.raises(ValueError, match="window"):  # transformers' own refusal of unknown arguments
+        target.generate(prompt, window="fixed:2", max_new_tokens=2)
+
+
+def test_other_assistants_are_untouched(prompt):
+    target, assistant = tiny_target("llama"), tiny_target("llama", seed=1, num_hidden_layers=2)
+    hooked = target.generate(prompt, assistant_model=assistant, max_new_tokens=20, do_sample=False)
+    lookup = target.generate(prompt, prompt_lookup_num_tokens=3, max_new_tokens=20, do_sample=False)
+    uninstall_hook()
+    try:
+        original = target.generate(prompt, assistant_model=assistant, max_new_tokens=20, do_sample=False)
+        original_lookup = target.generate(prompt, prompt_lookup_num_tokens=3, max_new_tokens=20, do_sample=False)
+    finally:
+        install_hook()
+    assert torch.equal(hooked, original) and torch.equal(lookup, original_lookup)
+    assert not hasattr(assistant, "last_trace")
+
+
+def test_attach_serves_one_target_without_the_hook(without_hook, prompt):
+    target, other = tiny_target("llama"), tiny_target("llama", seed=3)
+    drafter = tiny_eagle3(target)
+    plain = target.generate(prompt, max_new_tokens=20, do_sample=False)
+    assert attach(target) is target
+    attach(target)
+    output = target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=20, do_sample=False)
+    assert torch.equal(output, plain) and drafter.last_trace.window["policy"] == "fixed"
+    assert "_get_candidate_generator" not in other.__dict__
+    assert "_get_candidate_generator" not in type(target).__dict__
+    detach(target)
+    assert "_get_candidate_generator" not in target.__dict__
+    assert "window" not in target.generation_config.to_dict()
+    with pytest.raises(Exception):  # noqa: B017  transformers' own assisted generation cannot use a drafter
+        target.generate(prompt, assistant_model=drafter, max_new_tokens=4)
+
+
+def test_attached_is_limited_to_its_block(without_hook, prompt):
+    target = tiny_target("llama")
+    with attached(target):
+        assert "_get_candidate_generator" in target.__dict__
+        with attached(target):
+            pass
+        assert "_get_candidate_generator" in target.__dict__
+    assert "_get_candidate_generator" not in target.__dict__
+
+
+def test_attached_target_still_serves_other_assistants(without_hook, prompt):
+    target, assistant = tiny_target("llama"), tiny_target("llama", seed=1, num_hidden_layers=2)
+    plain = target.generate(prompt, max_new_tokens=12, do_sample=False)
+    with attached(target):
+        output = target.generate(prompt, assistant_model=assistant, max_new_tokens=12, do_sample=False)
+    assert torch.equal(output, plain)
+
+
+def test_a_moved_upstream_is_named(monkeypatch):
+    monkeypatch.delattr(GenerationMixin, "_get_candidate_generator")
+    with pytest.raises(RuntimeError, match="_get_candidate_generator` is gone"):
+        check_upstream()
+
+
+def test_a_changed_signature_is_named(monkeypatch):
+    monkeypatch.setattr(GenerationMixin, "_validate_generation_mode", lambda self, mode: None)
+    with pytest.raises(RuntimeError, match=r"no longer takes \['generation_mode', "):
+        check_upstream()
+
+
+def test_nothing_stays_on_the_target(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_eagle3(target)
+    before = len(target._forward_hooks)
+    target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=10)
+    gc.collect()
+    assert len(target._forward_hooks) == before
+    copy.deepcopy(target)
+
+
+def test_nothing_stays_on_the_target_after_an_error(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+
+    def explode(state, token_ids):
+        raise KeyboardInterrupt
+
+    drafter.step = explode
+    try:
+        target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=10)
+    except KeyboardInterrupt:
+        pass
+    gc.collect()
+    assert not target._forward_hooks
+    plain = target.generate(prompt, max_new_tokens=10, do_sample=False)
+    del drafter.step
+    output = target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=10, do_sample=False)
+    assert torch.equal(output, plain)
+
+
+def test_public_names():
+    assert ppow_hf.attach is attach and ppow_hf.install_hook is install_hook

