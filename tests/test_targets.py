@@ -1,9 +1,12 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import errno
 import importlib.util
 import json
 import multiprocessing
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,29 +77,29 @@ def test_embedded_tokenizer_splits_digits_before_anything_else(embedded):
 
 @needs_package
 @pytest.mark.slow
-def test_embedded_target_loads_from_the_cache_and_repairs_it(embedded, monkeypatch):
-    def no_conversion(*args):
-        raise AssertionError("converted again")
-
+def test_embedded_target_loads_from_the_cache_and_repairs_it(embedded, tmp_path, monkeypatch):
     (folder,) = (path for path in (cache_dir() / "targets").iterdir() if path.is_dir())
-    with monkeypatch.context() as patch:
-        patch.setattr(targets, "_convert_gguf", no_conversion)
-        model, _ = load_target(DEFAULT_TARGET.upper(), dtype="float32")
-        assert model.dtype == torch.float32
-        # A truncated file is noticed.
-        weights = folder / "model.safetensors"
-        with weights.open("r+b") as file:
-            file.truncate(1000)
-        with pytest.raises(AssertionError, match="converted again"):
-            load_target()
-    repaired, _ = load_target()
-    assert torch.equal(repaired.model.norm.weight, embedded[0].model.norm.weight)
-    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
+    own = tmp_path / "targets" / folder.name
+    own.mkdir(parents=True)
+    for path in folder.iterdir():
+        (own / path.name).symlink_to(path)
+    monkeypatch.setattr(targets, "_convert_gguf", _fake_conversion)
+    model, _ = load_target(DEFAULT_TARGET.upper(), dtype="float32")
+    assert model.dtype == torch.float32
+    assert torch.equal(model.model.norm.weight, embedded[0].model.norm.weight.float())
+    assert not (tmp_path / "targets" / "conversions").exists()
+    # A truncated file is noticed.
+    (own / "model.safetensors").unlink()
+    (own / "model.safetensors").write_bytes(b"short")
+    assert load_target()[0].config.hidden_size == tiny_target().config.hidden_size
+    assert (tmp_path / "targets" / "conversions").read_text() == "x"
 
 
 def _fake_conversion(gguf, folder):
     with (folder.parent / "conversions").open("a") as log:
         log.write("x")
+    shutil.rmtree(folder, ignore_errors=True)
     save_tiny(folder)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     (folder / targets._MANIFEST).write_text(json.dumps(sizes))
@@ -122,19 +125,36 @@ def test_two_processes_convert_once(tmp_path, monkeypatch):
     assert (tmp_path / "targets" / "conversions").read_text() == "x"
 
 
-@needs_package
-def test_failed_conversion_leaves_nothing(tmp_path, monkeypatch):
+@pytest.fixture
+def tiny_gguf(tmp_path, monkeypatch):
+    """As if the package's GGUF file were a tiny one."""
     monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(targets.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: char_tokenizer())
     monkeypatch.setattr(targets.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: tiny_target())
+
+
+@needs_package
+def test_failed_conversion_leaves_nothing(tmp_path, monkeypatch, tiny_gguf):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(type(tiny_target()), "save_pretrained", full)
     with pytest.raises(OSError, match="No space left.*280 MB.*PPOW_HF_CACHE"):
         load_target()
     assert not [path for path in (tmp_path / "targets").iterdir() if path.is_dir()]
+
+
+def test_conversion_replaces_a_broken_folder(tmp_path, tiny_gguf):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "left_over").write_text("x")
+    targets._convert_gguf(Path("tiny.gguf"), broken)
+    assert targets._is_whole(broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in broken.iterdir()
+    }
+    assert not (broken / "left_over").exists()
 
 
 def test_missing_package(monkeypatch):
@@ -184,7 +204,7 @@ def test_unknown_dtype(dtype):
 
 def test_inference_dtype():
     assert inference_dtype("cpu") in (torch.bfloat16, torch.float32)
-    assert inference_dtype("auto") == inference_dtype(load_device := targets._parse_device("auto")), load_device
+    assert inference_dtype("auto") == inference_dtype(targets._parse_device("auto"))
 
 
 def test_unreadable_targets(tmp_path):

@@ -168,7 +168,7 @@ def _copy_from_target(drafter: Eagle3Drafter, target: PreTrainedModel, seed: int
             )
         for mine, theirs in (("hidden_norm", "input_layernorm"), ("post_attention_layernorm",) * 2):
             copied[mine] = _copy_norm(getattr(drafter.midlayer, mine), getattr(layer, theirs, None))
-    copied["norm"] = _copy_norm(drafter.norm, getattr(target.base_model, "norm", None))
+    copied["norm"] = _copy_norm(drafter.norm, getattr(target.get_decoder(), "norm", None))
     left = [name for name, done in copied.items() if not done]
     if left:
         logger.info(
@@ -177,7 +177,7 @@ def _copy_from_target(drafter: Eagle3Drafter, target: PreTrainedModel, seed: int
 
 
 def _last_layer(target: PreTrainedModel) -> nn.Module | None:
-    layers = getattr(target.base_model, "layers", None)
+    layers = getattr(target.get_decoder(), "layers", None)
     return layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else None
 
 
@@ -198,9 +198,10 @@ def _copy_rows(mine: torch.Tensor, theirs: torch.Tensor | None) -> bool:
 
 def _copy_norm(mine: nn.Module, theirs: nn.Module | None) -> bool:
     weight = getattr(theirs, "weight", None)
-    if weight is None or weight.shape != mine.weight.shape:
+    if weight is None or weight.shape != mine.weight.shape or getattr(theirs, "bias", None) is not None:
         return False
-    # Gemma-like norms scale by (1 + weight); ours by weight. The source of a norm's forward says which.
-    shift = 1.0 if type(theirs).__name__.startswith("Gemma") else 0.0
-    mine.weight.copy_(weight.float() + shift)
+    # Some families scale by (1 + weight): what their norm does to a vector of ones tells which form it is.
+    scale = theirs(torch.ones(1, 1, len(weight), dtype=weight.dtype, device=weight.device)).flatten().float()
+    shifted = (scale - weight.float() - 1).abs().max() < (scale - weight.float()).abs().max()
+    mine.weight.copy_(weight.float() + float(shifted))
     return True

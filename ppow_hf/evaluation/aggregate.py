@@ -74,6 +74,7 @@ def result_row(
         "predicted_speedup": None,
         "speedup_interval": bootstrap_interval(speedups, [1.0] * len(speedups), seed) if method != PLAIN else None,
         "acceptance_length_interval": None,
+        "cycle_overhead_share": None,
         "lossless_float32": _share([record["lossless"][method] for record in float32_records]),
         "lossless_float32_prompts": len(float32_records),
     }
@@ -87,6 +88,10 @@ def result_row(
             row["acceptance_length"] = sum(committed) / total
             row["mean_window"] = drafted / total
             row["acceptance_length_interval"] = bootstrap_interval(committed, verifications, seed)
+        overhead = _sum_or_none([run["cycle_overhead"] for run in runs])
+        if overhead is not None:
+            cycles = overhead + row["seconds"]["draft"] + row["seconds"]["verify"]
+            row["cycle_overhead_share"] = overhead / cycles if cycles else None
         if drafted:
             row["acceptance_rate"] = sum(run["accepted"] for run in runs) / drafted
     return row

@@ -32,6 +32,8 @@ class Generation:
         accepted (`int`, *optional*): Draft tokens that became part of the text.
         phases (`dict`): Seconds in `prefill`, `draft`, `verify` and `other`, which add up to `seconds`; None where it
             cannot be told.
+        cycle_overhead (`float`, *optional*): Seconds inside the cycles that were neither drafting nor verification
+            (our generator only); `phases["other"]` also holds what `generate` does before and after them.
         cycles (`list`): `[drafted, accepted, committed, divergence]` of every cycle (our generator only).
         estimate, confidence ([`Reliability`], *optional*): Predicted acceptance against outcome (our generator only).
     """
@@ -43,6 +45,7 @@ class Generation:
     drafted: int | None = None
     accepted: int | None = None
     phases: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(PHASES))
+    cycle_overhead: float | None = None
     cycles: list[list[Any]] = field(default_factory=list)
     estimate: Reliability | None = None
     confidence: Reliability | None = None
@@ -188,6 +191,7 @@ def _add_trace(generation: Generation, trace: Any) -> None:
     spent = trace.seconds
     generation.phases = {phase: spent[phase] for phase in ("prefill", "draft", "verify")}
     generation.phases["other"] = generation.seconds - sum(generation.phases.values())
+    generation.cycle_overhead = spent["other"]
     generation.cycles = [[cycle.drafted, cycle.accepted, cycle.committed, cycle.divergence] for cycle in trace.cycles]
     predicted, confidence, outcomes = trace.calibration_pairs()
     if len(predicted) == len(outcomes):

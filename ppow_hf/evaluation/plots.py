@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0.
 """The two pictures of a benchmark, drawn from `results.json`."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
                         fontsize=8.5,
                         fontweight=weight,
                         color=INK,
+                        zorder=5,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
                     )
         axes.axhline(1.0, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=4)
         axes.set_xticks([group * step + (len(methods) - 1) / 2 for group in range(len(groups))])
@@ -122,7 +125,9 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
         )
     handles = [Patch(color=colors[method], label=method) for method in methods]
     handles.append(axes.plot([], [], color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="plain generate (1.0)")[0])
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False, fontsize=9.5)
+    lines = math.ceil(len(handles) / 8)
+    columns = math.ceil(len(handles) / lines)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
     return figure
 
 
@@ -133,9 +138,8 @@ def _window_figure(trace: dict[str, Any]) -> Figure:
     height = max([cycle["drafted"] + 1 for part in (adaptive, fixed) for cycle in part["cycles"][:longest]], default=1)
     figure = Figure(figsize=(max(9.0, 1.6 + 0.17 * longest), 8.2), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.1, 2, 2])
-    figure.suptitle(
-        f"One generation, cycle by cycle: {trace['suite']} {trace['id']}", x=0.01, ha="left", fontsize=12.5, color=INK
-    )
+    prompt = trace["id"] if trace["id"].startswith(trace["suite"]) else f"{trace['suite']} {trace['id']}"
+    figure.suptitle(f"One generation, cycle by cycle: {prompt}", x=0.01, ha="left", fontsize=12.5, color=INK)
 
     _style(top)
     points = [

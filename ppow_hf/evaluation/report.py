@@ -203,7 +203,9 @@ def _comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
 def _time_text(results: dict[str, Any]) -> str:
     text = (
         "Seconds over all prompts of a suite. For plain `generate` and `prompt_lookup`, drafting is part of other; "
-        "the verify column of plain `generate` holds its single-token steps."
+        "the verify column of plain `generate` holds its single-token steps. Other also holds what `generate` does "
+        "before and after the cycles; own work is the share of the cycles themselves that is neither drafting nor "
+        "verification."
     )
     cost = results["cost_model"]
     if cost is not None:
@@ -217,12 +219,13 @@ def _time_text(results: dict[str, Any]) -> str:
 
 def _time_table(results: dict[str, Any], temperature: float) -> str:
     return _table(
-        ["suite", "method", "prefill", "draft", "verify", "other"],
+        ["suite", "method", "prefill", "draft", "verify", "other", "own work"],
         [
             [
                 row["suite"],
                 f"`{row['method']}`",
-                *(_number(row["seconds"][phase], 1) for phase in ("prefill", "draft", "verify", "other")),
+                *(_number(row["seconds"][phase], 2) for phase in ("prefill", "draft", "verify", "other")),
+                _percent(row["cycle_overhead_share"], 1),
             ]
             for row in results["results"]
             if row["temperature"] == temperature
@@ -312,8 +315,8 @@ def _times(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}x"
 
 
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.0f}%"
+def _percent(value: float | None, digits: int = 0) -> str:
+    return NOTHING if value is None else f"{100 * value:.{digits}f}%"
 
 
 def _interval(value: Sequence[float] | None) -> str:

@@ -152,7 +152,7 @@ class BenchmarkRunner:
             ids = self._encode(messages)
             for method in order:
                 runs[method.name].append(self._generate(method, ids, temperature, example, turn))
-            answer = self.tokenizer.decode(runs[PLAIN][-1].tokens, skip_special_tokens=True)
+            answer = self.tokenizer.decode(runs[order[-1].name][-1].tokens, skip_special_tokens=True)
             messages.append({"role": "assistant", "content": answer})
         return runs
 
@@ -197,6 +197,7 @@ def _record(turns: Sequence[Generation], plain: Sequence[Generation], temperatur
         "accepted": accepted,
         "lossless": _same_text(turns, plain) if temperature == 0 else None,
         "phases": {phase: _sum([turn.phases[phase] for turn in turns]) for phase in PHASES},
+        "cycle_overhead": _sum([turn.cycle_overhead for turn in turns]),
         "cycles": turns[0].cycles,
         **{
             name: merge_all(part.to_dict() for part in parts).to_dict() if parts else None

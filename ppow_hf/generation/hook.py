@@ -137,6 +137,11 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
     if config.use_cache is False:
         raise ValueError("`use_cache=False` cannot be combined with a drafter. Leave it out.")
     drafter.bind_target(target)
+    device = getattr(drafter, "device", target.device)
+    if device != target.device:
+        raise ValueError(
+            f"The drafter is on {device}, but the target is on {target.device}. Move it: `drafter.to(target.device)`."
+        )
     from .window_config import WindowConfig
 
     WindowConfig.coerce(getattr(config, "window", None))

@@ -24,6 +24,7 @@ def run(tokens, seconds, verifications=None, committed=None, drafted=None, accep
         "drafted": drafted,
         "accepted": accepted,
         "lossless": lossless,
+        "cycle_overhead": 0.5 if draft else None,
         "phases": {"prefill": 0.1, "draft": draft, "verify": 1.0, "other": 0.0},
         "estimate": None,
         "confidence": None,
@@ -56,6 +57,7 @@ def test_row():
     assert (row["verifications"], row["new_tokens"], row["num_prompts"]) == (10, 30, 2)
     assert row["lossless"] == 0.5 and row["lossless_float32"] == 1.0 and row["lossless_float32_prompts"] == 1
     assert row["seconds"] == {"prefill": 0.2, "draft": 1.0, "verify": 2.0, "other": 0.0}
+    assert row["cycle_overhead_share"] == pytest.approx(1.0 / (1.0 + 1.0 + 2.0))
     assert row["speedup_interval"] == pytest.approx([1.0, 2.0])
 
 

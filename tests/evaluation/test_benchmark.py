@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ppow_hf.evaluation import Example, MethodError, ResumeError, SuiteError
+from ppow_hf.evaluation import Example, MethodError, ResumeError, SuiteError, runner
+from ppow_hf.evaluation.measure import measure_generation
 from tests.evaluation.bench_utils import EXAMPLES, TIMELESS, bench, byte_tokenizer, tiny_models
 
 ALL_METHODS = [
@@ -231,13 +232,56 @@ def small(tmp_path_factory):
     return folder
 
 
-def test_all_methods_see_plain_generates_answers(tmp_path):
-    # In a float32 conversation every method writes what plain writes, so the second turn must be the same prompt; with
-    # an answer of its own a lossy history would show as different text.
-    results = bench(
-        tmp_path, suites=[[Example("x", "talk", ("hi", "more", "again"))]], methods=["fixed:2", "heuristic"]
-    )
-    assert all(row["lossless"] == 1.0 and row["new_tokens"] == 36 for row in results["results"])
+@pytest.fixture
+def calls(monkeypatch):
+    """Every generation of a benchmark as (method, prompt, new tokens), in order; the real function runs."""
+    seen = []
+
+    def spy(method, target, drafter, assistant, input_ids, **kwargs):
+        run = measure_generation(method, target, drafter, assistant, input_ids, **kwargs)
+        if kwargs["max_new_tokens"] == 20:  # the warm-up is shorter
+            seen.append((method.name, input_ids[0].tolist(), run.tokens))
+        return run
+
+    monkeypatch.setattr(runner, "measure_generation", spy)
+    return seen
+
+
+def test_history_is_plain_generates_and_the_order_rotates(tmp_path, calls):
+    examples = [Example(str(i), "talk", ("hi", "more", "again")) for i in range(3)]
+    # Sampling, so that the methods write different texts.
+    bench(tmp_path, suites=[examples], methods=["fixed:2", "heuristic"], temperatures=[1.0], max_new_tokens=20)
+    tokenizer = byte_tokenizer()
+    assert len(calls) == 3 * 3 * 3 + 1 and calls[-1][0] == "fixed:8"  # the last one is for the picture
+    for index in range(3):
+        turns = [calls[9 * index + 3 * turn : 9 * index + 3 * turn + 3] for turn in range(3)]
+        order = [["target", "fixed:2", "heuristic"][(index + place) % 3] for place in range(3)]
+        for turn, group in enumerate(turns):
+            assert [name for name, _, _ in group] == order
+            assert all(prompt == group[0][1] for _, prompt, _ in group)
+            texts = {name: tokenizer.decode(tokens, skip_special_tokens=True) for name, _, tokens in group}
+            assert texts["target"] != texts["fixed:2"]
+            if turn < 2:
+                said = tokenizer("<assistant>" + texts["target"])["input_ids"]
+                following = turns[turn + 1][0][1]
+                assert any(following[i : i + len(said)] == said for i in range(len(following)))
+
+
+def test_text_that_ends_early(tmp_path, calls):
+    target, drafter = tiny_models()
+    arguments = {"models": (target, drafter), "suites": [EXAMPLES[:3]], "max_new_tokens": 20}
+    bench(tmp_path / "whole", methods=["target"], **arguments)
+    outputs = [tokens for _, _, tokens in calls]
+    # A token that shows up early, but not at once, becomes the end of the text.
+    place, end = max((output.index(token), token) for output in outputs for token in output[:16])
+    assert place >= 1
+    target.generation_config.eos_token_id = end
+    expected = sum(output.index(end) + 1 if end in output else len(output) for output in outputs)
+    methods = ["fixed:4", "heuristic", "hf_constant", "prompt_lookup"]
+    results = bench(tmp_path / "short", methods=methods, **arguments)
+    assert expected < 60
+    for row in results["results"]:
+        assert row["new_tokens"] == expected and row["lossless"] == 1.0
 
 
 def test_float32_check_of_a_bfloat16_run(tmp_path):

@@ -138,3 +138,8 @@ def test_malformed_calibration(pair, prompt):
 def test_causal_drafter_of_another_vocabulary(prompt):
     drafter = tiny_causal_drafter(tiny_target("llama", vocab_size=64))
     refuse((tiny_target("llama"), drafter), prompt, "share one tokenizer")
+
+
+def test_another_device(pair, prompt):
+    target = pair[0]
+    refuse((target, tiny_eagle3(target).to("meta")), prompt, "drafter is on meta, but the target is on cpu")

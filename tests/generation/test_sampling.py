@@ -15,7 +15,7 @@ from ppow_hf import CausalLMDrafter, Eagle3Drafter, WindowConfig
 from ppow_hf.generation import DraftSampler, PPOWCandidateGenerator
 from tests.testing_utils import tiny_target
 
-VOCABULARY, LENGTH, SAMPLES = 4, 4, 1500
+VOCABULARY, LENGTH, SAMPLES = 4, 4, 1000
 PROMPT = torch.tensor([[1, 3]])
 TINY = {"vocab_size": VOCABULARY, "num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16}
 TINY |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": None}
@@ -24,8 +24,8 @@ TINY |= {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": Non
 def tiny(seed, **overrides):
     target = tiny_target("llama", seed=seed, **{**TINY, **overrides})
     target.generation_config.pad_token_id = 0
-    # Sharper than a random model is, so that a skewed sampler has something to skew.
-    target.lm_head.weight.data.mul_(3.0)
+    # A little sharper than a random model is, so that a skewed sampler has something to skew.
+    target.lm_head.weight.data.mul_(1.5)
     return target
 
 
@@ -106,7 +106,7 @@ def test_the_test_detects_argmax_drafts(monkeypatch):
             self.do_sample = True
 
     monkeypatch.setattr(DraftSampler, "draw", draw_maximum)
-    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=600) > 6
+    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=500) > 6
 
 
 def test_the_test_detects_dropped_tokens(monkeypatch):
@@ -125,7 +125,7 @@ def test_the_test_detects_dropped_tokens(monkeypatch):
         return ids[:, : input_ids.shape[1] + keep], logits[:, :keep] if keep else None
 
     monkeypatch.setattr(PPOWCandidateGenerator, "get_candidates", drop_improbable)
-    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3") > 6
+    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=500) > 6
 
 
 def test_the_test_detects_unprocessed_draft_logits(monkeypatch):
@@ -144,7 +144,7 @@ def test_the_test_detects_unprocessed_draft_logits(monkeypatch):
     monkeypatch.setattr(
         DraftSampler, "candidate_logits", lambda self, s: candidate_logits(self, [raw[id(x)][0] for x in s])
     )
-    assert sampled_deviation(target, drafter, "fixed:3", temperature=0.4) > 6
+    assert sampled_deviation(target, drafter, "fixed:3", samples=500, temperature=0.4) > 6
 
 
 def test_same_seed_same_text(store_costs):

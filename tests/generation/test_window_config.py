@@ -1,0 +1,131 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+import json
+
+import pytest
+from transformers import GenerationConfig
+
+from ppow_hf import WindowConfig
+from ppow_hf.generation import WINDOW_POLICIES, use_window
+from tests.testing_utils import tiny_causal_drafter, tiny_target
+
+
+def test_round_trip():
+    window = WindowConfig(policy="divergence", size=3, max_size=7, calibration={"greedy": [0.0] * 6})
+    assert WindowConfig.from_dict(json.loads(json.dumps(window.to_dict()))) == window
+
+
+def test_saved_in_the_generation_config(tmp_path):
+    config = GenerationConfig()
+    config.window = WindowConfig(policy="fixed", size=4)
+    config.save_pretrained(tmp_path)
+    loaded = GenerationConfig.from_pretrained(tmp_path)
+    assert WindowConfig.coerce(loaded.window) == config.window
+
+
+def test_saved_with_the_drafter(tmp_path):
+    drafter = tiny_causal_drafter(tiny_target("llama"))
+    drafter.generation_config.window = WindowConfig(policy="heuristic", size=6)
+    drafter.save_pretrained(tmp_path)
+    assert type(drafter).from_pretrained(tmp_path).generation_config.window == WindowConfig("heuristic", 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fixed:5", {"policy": "fixed", "size": 5}),
+        ("fixed:20", {"policy": "fixed", "size": 20, "max_size": 20}),
+        ("heuristic", {"policy": "heuristic"}),
+        ("divergence:3", {"policy": "divergence", "size": 3}),
+        ("confidence:0.6", {"policy": "confidence", "threshold": 0.6}),
+        ("cost_aware:8", {"policy": "cost_aware", "max_size": 8}),
+        (" cost_aware ", {"policy": "cost_aware"}),
+    ],
+)
+def test_parse(text, expected):
+    window = WindowConfig.parse(text)
+    assert {name: getattr(window, name) for name in expected} == expected
+    assert window == WindowConfig(**expected)
+
+
+def test_parse_keeps_the_other_fields_of_its_base():
+    base = WindowConfig(policy="cost_aware", max_size=6, initial_rate=2.0, calibration={"greedy": [0.0] * 6})
+    window = WindowConfig.parse("cost_aware", base)
+    assert window == base and window is not base
+    assert WindowConfig.parse("fixed:3", base).calibration == base.calibration
+
+
+def test_coerce():
+    base = WindowConfig(policy="fixed", size=2, calibration={"greedy": [1.0] * 6})
+    assert WindowConfig.coerce(None) == WindowConfig()
+    assert WindowConfig.coerce(None, base) is base
+    assert WindowConfig.coerce({"policy": "heuristic"}) == WindowConfig("heuristic")
+    assert WindowConfig.coerce(WindowConfig("heuristic"), base).calibration == base.calibration
+    own = WindowConfig("heuristic", calibration={"greedy": [2.0] * 6})
+    assert WindowConfig.coerce(own, base) is own
+
+
+def test_limit():
+    assert WindowConfig("fixed", size=20).limit == 20
+    assert WindowConfig("confidence", size=20, max_size=9).limit == 9
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", 0),
+        ("size", 2.5),
+        ("size", True),
+        ("min_size", -1),
+        ("max_size", 0),
+        ("threshold", -0.1),
+        ("threshold", float("nan")),
+        ("threshold", "high"),
+        ("grow", -1),
+        ("shrink", -1),
+        ("divergence_metric", "js"),
+        ("divergence_decay", 1.0),
+        ("stretch", 0.0),
+        ("online_calibration", 1),
+        ("calibration", [1, 2]),
+        ("initial_rate", 0.0),
+        ("rate_memory", 0.0),
+    ],
+)
+def test_bad_fields_are_named(field, value):
+    with pytest.raises(ValueError, match=f"`{field}`"):
+        WindowConfig(**{field: value})
+
+
+def test_unknown_policy_lists_the_known_ones():
+    with pytest.raises(ValueError) as error:
+        WindowConfig(policy="adaptive")
+    assert all(policy in str(error.value) for policy in WINDOW_POLICIES)
+
+
+def test_per_call_window_replaces_the_stored_one(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    drafter.generation_config.window = WindowConfig("fixed", size=2)
+    options = {"assistant_model": drafter, "max_new_tokens": 12, "do_sample": False}
+    target.generate(prompt, **options)
+    assert {c.drafted for c in drafter.last_trace.cycles[:-2]} == {2}
+    for window in ("fixed:4", {"policy": "fixed", "size": 4}, WindowConfig("fixed", size=4)):
+        target.generate(prompt, window=window, **options)
+        assert drafter.last_trace.cycles[0].drafted == 4
+    with use_window(drafter, "fixed:3"):
+        target.generate(prompt, **options)
+        assert drafter.last_trace.cycles[0].drafted == 3
+    target.generate(prompt, **options)
+    assert drafter.last_trace.cycles[0].drafted == 2
+    assert drafter.generation_config.window == WindowConfig("fixed", size=2)
+    assert "window" not in target.generation_config.to_dict()
+
+
+def test_window_in_a_generation_config_object(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    config = GenerationConfig(max_new_tokens=8, do_sample=False)
+    config.window = "fixed:2"
+    target.generate(prompt, generation_config=config, assistant_model=drafter)
+    assert drafter.last_trace.window["size"] == 2
