@@ -186,7 +186,7 @@ def data(
     for source in prompts:
         name, _, column = source.partition("::")
         found += load_prompts(name, column=column or None, limit=limit, max_turns=max_turns)
-    found = select_prompts(found, exclude=[prompt for file in exclude or [] for prompt in load_prompts(file)])
+    found = select_prompts(found, exclude=exclude or [])
     with console.status("Loading the target..."):
         target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
     dataset = generate_responses(

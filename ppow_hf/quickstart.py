@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .console import Decoded, MarkedStreamer, chat_inputs, timed_generate
 from .drafters import DrafterModel
+from .evaluation.precision import cast_floating
 from .generation import CostModel
 
 REFERENCE_DRAFTER = "smollm2-135m-instruct-eagle3"
@@ -116,16 +117,12 @@ def run_quickstart(
 
 
 def _identical_in_float32(target, drafter, all_inputs, options) -> list[bool]:
-    dtypes = target.dtype, drafter.dtype
-    target.float(), drafter.float()
-    try:
-        identical = []
+    identical = []
+    with cast_floating((target, drafter), torch.float32):
         for inputs in all_inputs:
             plain = target.generate(**inputs, **options)
             identical.append(torch.equal(plain, target.generate(**inputs, **options, assistant_model=drafter)))
-        return identical
-    finally:
-        target.to(dtypes[0]), drafter.to(dtypes[1])
+    return identical
 
 
 def _table(rows: list[QuickstartRow], dtype: str) -> Table:

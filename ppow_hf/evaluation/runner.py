@@ -152,7 +152,7 @@ class BenchmarkRunner:
             ids = self._encode(messages)
             for method in order:
                 runs[method.name].append(self._generate(method, ids, temperature, example, turn))
-            answer = self.tokenizer.decode(runs[order[-1].name][-1].tokens, skip_special_tokens=True)
+            answer = self.tokenizer.decode(runs[PLAIN][-1].tokens, skip_special_tokens=True)
             messages.append({"role": "assistant", "content": answer})
         return runs
 

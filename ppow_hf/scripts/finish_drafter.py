@@ -1,0 +1,156 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""
+From a training output to a folder that can be shared: calibrate the acceptance estimate, store in the target's dtype.
+
+    python trainers/finish_drafter.py --drafter runs/sft_smollm2 --responses runs/responses \
+        --output_dir model_cards/smollm2-135m-instruct-eagle3
+
+The estimate is fitted on the held-out rows of the training responses, never on evaluation prompts.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, set_seed
+
+from ppow_hf import AutoDrafter, DrafterModel, WindowConfig, load_target
+from ppow_hf.data.tokenized import split_holdout
+from ppow_hf.generation import brier_score, fit_calibration
+from ppow_hf.generation.acceptance import DEFAULT_WEIGHTS
+from ppow_hf.scripts.sft_drafter import load_all_responses
+from ppow_hf.trainer.decoding_evaluation import prompt_of
+
+
+@dataclass
+class FinishArguments:
+    """Which drafter to finish, and on what to calibrate it."""
+
+    drafter: str = field(metadata={"help": "Output folder of `ppow sft`."})
+    responses: list[str] = field(metadata={"help": "The training's responses; only its held-out rows are used."})
+    output_dir: str = field(metadata={"help": "Folder to write. An existing drafter in it is replaced."})
+    target: str = field(default="smollm2-135m-instruct", metadata={"help": "The drafter's target."})
+    dtype: str = field(default="bfloat16", metadata={"help": "Dtype of the stored weights."})
+    holdout: int = field(default=32, metadata={"help": "As in the training, so that the same rows are held out."})
+    window: str = field(default="fixed:6", metadata={"help": "Window of the calibration runs."})
+    max_new_tokens: int = field(default=96, metadata={"help": "New tokens per calibration prompt."})
+    seed: int = field(default=0, metadata={"help": "As in the training."})
+
+
+def calibrate_acceptance(
+    target: PreTrainedModel,
+    drafter: DrafterModel,
+    prompts: Sequence[list[int]],
+    *,
+    window: str = "fixed:6",
+    max_new_tokens: int = 96,
+    seed: int = 0,
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float | int]]]:
+    """
+    Fits the acceptance estimate to verification outcomes, greedy and at temperature 1 (ours).
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter.
+        prompts (`Sequence[list[int]]`): Token ids of prompts the drafter was not trained on.
+        window (`str`, *optional*, defaults to `"fixed:6"`): Window of the runs; a fixed one, so that no estimate
+            chooses what is seen.
+        max_new_tokens (`int`, *optional*, defaults to 96): New tokens per prompt.
+        seed (`int`, *optional*, defaults to 0): Seed of the sampling.
+
+    Returns:
+        `tuple`: Weights per mode for `WindowConfig.calibration`, and figures per mode: outcomes seen, their mean, and
+        the Brier scores of the raw draft confidence and of the fitted estimate on prompts left out of the fit.
+    """
+    if len(prompts) < 2:
+        raise ValueError(f"`prompts` holds {len(prompts)} prompts: give at least 2 held-out ones.")
+    set_seed(seed)
+    weights, figures = {}, {}
+    for mode in ("greedy", "sampling"):
+        options = {"do_sample": False} if mode == "greedy" else {"do_sample": True, "temperature": 1.0, "top_k": 0}
+        per_prompt, confidence = [], []
+        for prompt in tqdm(prompts, desc=f"Calibrating ({mode})"):
+            input_ids = torch.tensor([prompt], device=target.device)
+            target.generate(
+                input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                assistant_model=drafter,
+                window=window,
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
+            per_prompt.append(drafter.last_trace.calibration_records())
+            confidence.append(
+                [c for cycle in drafter.last_trace.cycles for c in cycle.confidence[: len(cycle.outcomes)]]
+            )
+        records = [record for part in per_prompt for record in part]
+        weights[mode] = fit_calibration(records, prior=DEFAULT_WEIGHTS[mode])
+        figures[mode] = _held_out_brier(per_prompt, confidence, mode)
+    return weights, figures
+
+
+def _held_out_brier(per_prompt: list, confidence: list, mode: str) -> dict[str, float | int]:
+    """Two-fold cross-validation over prompts."""
+    raw, fitted, outcomes = [], [], []
+    for fold in range(2):
+        train = [r for i, part in enumerate(per_prompt) if i % 2 != fold for r in part]
+        if not train:
+            continue
+        weights = torch.tensor(fit_calibration(train, prior=DEFAULT_WEIGHTS[mode]), dtype=torch.float64)
+        for i, part in enumerate(per_prompt):
+            if i % 2 == fold and part:
+                features = torch.tensor([list(f) for f, _ in part], dtype=torch.float64)
+                fitted += torch.sigmoid(features @ weights).tolist()
+                outcomes += [float(y) for _, y in part]
+                raw += confidence[i]
+    return {
+        "outcomes": len(outcomes),
+        "mean_acceptance": sum(outcomes) / max(len(outcomes), 1),
+        "brier_draft_confidence": brier_score(raw, outcomes),
+        "brier_fitted": brier_score(fitted, outcomes),
+    }
+
+
+def main(args: FinishArguments) -> None:
+    """Calibrates a trained drafter and writes the folder to share."""
+    dtype = getattr(torch, args.dtype)
+    target, tokenizer = load_target(args.target, dtype=dtype)
+    drafter = AutoDrafter.from_pretrained(args.drafter, dtype=dtype)
+    drafter.bind_target(target)
+    responses, _ = load_all_responses(args.responses)
+    _, held_out = split_holdout(responses, args.holdout, seed=args.seed)
+    weights, figures = calibrate_acceptance(
+        target,
+        drafter,
+        [prompt_of(row) for row in held_out],
+        window=args.window,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+    )
+    drafter.generation_config.window = WindowConfig(calibration=weights)
+
+    output = Path(args.output_dir)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Written whole under another name first: a crash leaves the old folder as it was.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
+        drafter.save_pretrained(folder)
+        provenance = {"calibration": {"arguments": asdict(args), "figures": figures}}
+        source = Path(args.drafter) / "training_provenance.json"
+        if source.exists():
+            provenance = {**json.loads(source.read_text()), **provenance}
+        Path(folder, "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        log = Path(args.drafter) / "training_log.json"
+        if log.exists():
+            shutil.copy(log, Path(folder, "training_log.json"))
+        output.mkdir(exist_ok=True)
+        for file in sorted(os.listdir(folder)):
+            os.replace(Path(folder, file), output / file)
+    for mode, values in figures.items():
+        print(f"{mode}: {json.dumps(values)}")
