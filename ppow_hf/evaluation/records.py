@@ -64,7 +64,7 @@ class RecordLog:
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
         if len(complete) < len(content):
-            pass
+            os.truncate(self.path, len(complete))
         lines = []
         for number, line in enumerate(complete.splitlines(), start=1):
             try:
