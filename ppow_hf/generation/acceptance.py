@@ -86,8 +86,9 @@ class AcceptanceEstimator:
             missing. `None` for the built-in ones.
         sampling (`bool`, *optional*, defaults to `False`): Which of the two to use.
         online (`bool`, *optional*, defaults to `True`): Whether [`AcceptanceEstimator.update`] changes anything.
-        learning_rate (`float`, *optional*, defaults to 0.05): Step size of the first online update; it falls with
-            the square root of the number of outcomes seen.
+        learning_rate (`float`, *optional*): Step size of the first online update; it falls with the square root of
+            the number of outcomes seen. Defaults to 0.02 for the all-or-nothing outcomes of greedy decoding and 0.1
+            for the acceptance probabilities of sampling, which tell more.
         prior_pull (`float`, *optional*, defaults to 0.002): Share of the way back to the prior, per outcome.
 
     Raises:
@@ -100,7 +101,7 @@ class AcceptanceEstimator:
         *,
         sampling: bool = False,
         online: bool = True,
-        learning_rate: float = 0.05,
+        learning_rate: float | None = None,
         prior_pull: float = 0.002,
     ):
         mode = "sampling" if sampling else "greedy"
@@ -108,7 +109,7 @@ class AcceptanceEstimator:
         self.prior = check_weights(weights, mode)
         self.weights = list(self.prior)
         self.online = online
-        self.learning_rate = learning_rate
+        self.learning_rate = learning_rate if learning_rate is not None else (0.1 if sampling else 0.02)
         self.prior_pull = prior_pull
         self.outcomes_seen = 0
 

@@ -269,6 +269,10 @@ def _read_entries(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The cost model file `{path}` is truncated or not JSON ({error}). {_REMEDY}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content["entries"], dict):
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or not isinstance(content.get("entries"), dict)
+    ):
         raise ValueError(f"`{path}` is not a cost model file of format {_FORMAT}. {_REMEDY}")
     return content["entries"]

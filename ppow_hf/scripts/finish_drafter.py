@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ppow_hf import AutoDrafter, DrafterModel, WindowConfig, load_target
-from ppow_hf.data.tokenized import split_holdout
+from ppow_hf.data import split_holdout
 from ppow_hf.generation import brier_score, fit_calibration
 from ppow_hf.generation.acceptance import DEFAULT_WEIGHTS
 from ppow_hf.scripts.sft_drafter import load_all_responses

@@ -21,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from ppow_hf import AutoDrafter, CausalLMDrafter, DrafterSFTConfig, DrafterSFTTrainer, Eagle3Drafter, load_target
-from ppow_hf.data.tokenized import (
+from ppow_hf.data import (
     build_draft_vocabulary,
     count_response_tokens,
     draft_vocabulary_coverage,

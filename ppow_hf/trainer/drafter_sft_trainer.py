@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.tokenized import DrafterDataCollator
+from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from .acceptance_losses import TeacherRows, distillation_loss
 from .decoding_evaluation import decode_held_out

