@@ -1,0 +1,49 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The README's commands exist, and its figures are those of the committed benchmark."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ppow_hf import cli
+from ppow_hf.quickstart import REFERENCE_DRAFTER
+from ppow_hf.scripts.readme_figures import BEGIN, END, figures_section, replace_figures
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BENCHMARKS = Path("model_cards") / REFERENCE_DRAFTER / "benchmarks"
+
+
+def test_figures_are_those_of_the_committed_benchmark():
+    results = json.loads((ROOT / BENCHMARKS / "results.json").read_text())
+    shown = README.split(BEGIN, 1)[1].split(END, 1)[0].strip()
+    assert shown == figures_section(results, BENCHMARKS.as_posix())
+
+
+def test_every_command_named_in_the_readme_exists():
+    listing = CliRunner().invoke(cli.app, ["--help"]).output
+    named = set(re.findall(r"`?ppow ([a-z]+)", README))
+    assert named, "the README names no command"
+    for name in named:
+        assert re.search(rf"\b{name}\b", listing), name
+    makefile = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"^make (\w+)", README, flags=re.M):
+        assert f"\n{name}:" in makefile, name
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.S))
+def test_python_snippets_import_what_exists(block):
+    compile(block, "README.md", "exec")
+    imports = [line for line in block.splitlines() if line.startswith(("import ", "from "))]
+    exec("\n".join(imports), {})
+
+
+def test_replacing_keeps_the_rest():
+    text = f"a\n{BEGIN}\nold\n{END}\nb"
+    assert replace_figures(text, "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
+    with pytest.raises(ValueError, match="markers"):
+        replace_figures("nothing here", "new")
