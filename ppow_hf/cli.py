@@ -35,9 +35,12 @@ DEFAULT_TARGET_NAME = "smollm2-135m-instruct"
 
 def _load(target_name: str, drafter_name: str | None, dtype: str, device: str | None):
     """Target, tokenizer and drafter, on one device and in one dtype."""
+    from transformers.utils import logging
+
     from ppow_hf import AutoDrafter, load_target
     from ppow_hf.quickstart import reference_drafter_path
 
+    logging.disable_progress_bar()
     with console.status("Loading the target and the drafter..."):
         target, tokenizer = load_target(target_name, dtype=dtype, device=device or "auto")
         drafter = AutoDrafter.from_pretrained(drafter_name or reference_drafter_path(), dtype=target.dtype)
@@ -180,6 +183,7 @@ def data(
     """Let the target answer prompts: the data a drafter learns from. Resumes where it was killed."""
     from ppow_hf import load_target
     from ppow_hf.data import generate_responses, load_prompts, select_prompts
+    from ppow_hf.targets import inference_dtype
 
     shares = _temperature_shares(temperature or ["0:0.7", "1:0.3"])
     found = []
@@ -188,7 +192,10 @@ def data(
         found += load_prompts(name, column=column or None, limit=limit, max_turns=max_turns)
     found = select_prompts(found, exclude=exclude or [])
     with console.status("Loading the target..."):
-        target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
+        # Answers are text: `auto` takes the fastest dtype the hardware computes in.
+        target_model, tokenizer = load_target(
+            target, dtype=inference_dtype(device or "auto") if dtype == "auto" else dtype, device=device or "auto"
+        )
     dataset = generate_responses(
         target_model,
         tokenizer,

@@ -111,7 +111,7 @@ def run_quickstart(
     console.print(_table(rows, str(target.dtype).removeprefix("torch.")))
     console.print(
         "Green tokens were drafted and accepted. Acceptance length: tokens committed per verification, the target's "
-        "own included."
+        "own included. In bfloat16 two nearly equally likely tokens can swap; in float32 the text must be the same."
     )
     return rows
 
@@ -126,14 +126,16 @@ def _identical_in_float32(target, drafter, all_inputs, options) -> list[bool]:
 
 
 def _table(rows: list[QuickstartRow], dtype: str) -> Table:
+    # Narrow enough for a terminal of 80 columns.
     table = Table(title="Plain generate against speculative generate")
-    for name in ("prompt", "plain tok/s", "speculative tok/s", "speedup", "acceptance length"):
-        table.add_column(name, justify="left" if name == "prompt" else "right")
-    table.add_column("identical text (float32)")
-    table.add_column(f"identical text ({dtype})")
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=20)
+    for name in ("plain tok/s", "drafted tok/s", "speedup", "acceptance length"):
+        table.add_column(name, justify="right")
+    table.add_column("same text float32")
+    table.add_column(f"same text {dtype}")
     for row in rows:
         table.add_row(
-            row.prompt if len(row.prompt) <= 40 else row.prompt[:37] + "...",
+            row.prompt,
             f"{row.plain.tokens_per_second:.1f}",
             f"{row.speculative.tokens_per_second:.1f}",
             f"{row.speculative.tokens_per_second / row.plain.tokens_per_second:.2f}x",

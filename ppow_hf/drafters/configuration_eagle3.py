@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.modeling_rope_utils import RopeParameters
 
 from .configuration_drafter import DrafterConfig
+from .target_features import default_layer_ids
 
 
 @strict
@@ -31,9 +32,12 @@ class Eagle3DrafterConfig(DrafterConfig):
         rope_parameters (`RopeParameters`, *optional*): RoPE type and parameters, as in transformers.
         attention_bias (`bool`, *optional*, defaults to `False`): Bias in the query, key and value projections.
         attention_dropout (`float`, *optional*, defaults to 0.0): Dropout of attention weights in training.
-        aux_layer_ids (`list[int]`, *optional*, defaults to `[2, 15, 27]`):
+        mlp_bias (`bool`, *optional*, defaults to `False`): Bias in the MLP's projections.
+        aux_layer_ids (`list[int]`, *optional*):
             Target features that are read. Convention: `k` is `hidden_states[k]`, the residual stream entering layer
             `k` (0 = embeddings). vLLM and speculators use the same convention, SGLang's explicit lists are one lower.
+            Defaults to `[2, n // 2, n - 3]` for a target of `n` layers (30 when `target_num_hidden_layers` is not
+            given).
         norm_before_residual (`bool`, *optional*, defaults to `False`): The residual of the first layer starts from
             the normed hidden state instead of the raw one.
         norm_before_fc (`bool`, *optional*, defaults to `False`): One RMS norm over all concatenated features.
@@ -83,7 +87,9 @@ class Eagle3DrafterConfig(DrafterConfig):
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
-        self.aux_layer_ids = [2, 15, 27] if self.aux_layer_ids is None else list(self.aux_layer_ids)
+        if self.aux_layer_ids is None:
+            self.aux_layer_ids = default_layer_ids(self.target_num_hidden_layers or 30)
+        self.aux_layer_ids = list(self.aux_layer_ids)
         super().__post_init__(**kwargs)
 
     @property

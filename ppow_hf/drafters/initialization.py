@@ -127,7 +127,7 @@ def eagle3_from_target(
         vocabulary_maps(draft_token_ids, vocab_size)  # Names a bad list before anything is built.
         draft_vocab_size = len(draft_token_ids)
     config = drafter_config_for(target, draft_vocab_size=draft_vocab_size, **overrides)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         drafter = Eagle3Drafter(config).float()
     if draft_token_ids is not None and config.draft_vocab_size != vocab_size:

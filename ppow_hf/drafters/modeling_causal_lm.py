@@ -157,7 +157,6 @@ class CausalLMDrafter(DrafterModel):
         attention_mask: torch.Tensor | None = None,
         ttt_steps: int = 1,
         column_mask: torch.Tensor | None = None,
-        **kwargs,
     ) -> DrafterOutput:
         """
         Teacher-forced pass over whole sequences.

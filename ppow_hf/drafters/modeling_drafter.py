@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_drafter import DrafterConfig
 from .target_features import check_layer_ids
 
+logger = logging.get_logger(__name__)
 # Arguments of `from_pretrained` that say where files come from, for the files beside the weights.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -188,6 +189,13 @@ class DrafterModel(PreTrainedModel):
                 f"This drafter was trained for a `{recorded_type}` target (`{self.config.target_name_or_path}`), the "
                 f"given target is a `{text_config.model_type}`. Use the drafter's own target, or train a drafter with "
                 "`from_target(target)`."
+            )
+        # Names alone prove nothing (a local copy, a fine-tuned sibling), and the text stays right whatever drafts it.
+        names = [os.path.basename(str(n)).lower() for n in (self.config.target_name_or_path, target.name_or_path) if n]
+        if self.feature_layer_ids and len(set(names)) == 2:
+            logger.warning(
+                f"This drafter was trained for `{self.config.target_name_or_path}` and is used with "
+                f"`{target.name_or_path}`. The text stays the target's own, but drafts may be accepted less often."
             )
 
     def make_candidate_generator(self, target: PreTrainedModel, **kwargs):

@@ -268,7 +268,6 @@ class Eagle3Drafter(DrafterModel):
         ttt_steps: int = 1,
         column_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
-        **kwargs,
     ) -> DrafterOutput:
         """
         Training-time test (EAGLE-3, arXiv 2503.01840, section 3.2): all columns of whole sequences, several draft

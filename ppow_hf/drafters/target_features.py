@@ -80,4 +80,6 @@ def gather_features(hidden_states: Sequence[torch.Tensor | None] | None, layer_i
             f"The target returned {len(hidden_states)} hidden states but none for layers {missing} of "
             f"`aux_layer_ids`={list(layer_ids)}. Train a drafter for this target, or check the ids."
         )
-    return torch.cat([hidden_states[k] for k in layer_ids], dim=-1)
+    # A target spread over several devices returns each layer's states on its own.
+    device = hidden_states[layer_ids[-1]].device
+    return torch.cat([hidden_states[k].to(device) for k in layer_ids], dim=-1)

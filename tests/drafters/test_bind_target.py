@@ -2,11 +2,14 @@
 # Licensed under the Apache License, Version 2.0.
 """Targets that do not fit are refused by name, before anything is computed."""
 
+import logging
+
 import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from ppow_hf import AutoDrafter, CausalLMDrafter, Eagle3Drafter
+from ppow_hf.drafters import modeling_drafter
 
 from ..testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
@@ -82,6 +85,23 @@ def test_layer_ids_beyond_the_target():
     drafter.config.target_num_hidden_layers = None
     with pytest.raises(ValueError, match=r"`aux_layer_ids` must be .* in \[0, 2\] for a target of 3 layers"):
         drafter.bind_target(tiny_target(vocab_size=VOCAB, num_hidden_layers=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [("other/sibling", True), ("mirror/Trained-For", False), ("a/folder/trained-for", False), ("", False)],
+)
+def test_a_sibling_of_the_recorded_target_is_warned_about(name, warned, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    drafter = tiny_eagle3(tiny_target(vocab_size=VOCAB))
+    drafter.config.target_name_or_path = "org/trained-for"
+    sibling = tiny_target(vocab_size=VOCAB, seed=1)
+    sibling.name_or_path = sibling.config._name_or_path = name
+    with caplog.at_level("WARNING"), monkeypatch.context() as patch:
+        patch.setattr(modeling_drafter.logger, "disabled", False)
+        patch.setattr(modeling_drafter.logger, "level", logging.WARNING)
+        drafter.bind_target(sibling)
+    assert ("`org/trained-for`" in caplog.text) == warned
 
 
 def test_a_refused_target_changes_nothing():
