@@ -110,8 +110,9 @@ def run_quickstart(
     ]
     console.print(_table(rows, str(target.dtype).removeprefix("torch.")))
     console.print(
-        "Green tokens were drafted and accepted. Acceptance length: tokens committed per verification, the target's "
-        "own included. In bfloat16 two nearly equally likely tokens can swap; in float32 the text must be the same."
+        "Green tokens were drafted and accepted. tau is the acceptance length: tokens committed per verification, "
+        "the target's own included. In bfloat16 two nearly equally likely tokens can swap; in float32 the text must be "
+        "the same."
     )
     return rows
 
@@ -128,11 +129,11 @@ def _identical_in_float32(target, drafter, all_inputs, options) -> list[bool]:
 def _table(rows: list[QuickstartRow], dtype: str) -> Table:
     # Narrow enough for a terminal of 80 columns.
     table = Table(title="Plain generate against speculative generate")
-    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=20)
-    for name in ("plain tok/s", "drafted tok/s", "speedup", "acceptance length"):
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=18)
+    for name in ("plain tok/s", "draft tok/s", "speedup", "tau"):
         table.add_column(name, justify="right")
-    table.add_column("same text float32")
-    table.add_column(f"same text {dtype}")
+    table.add_column("same text float32", min_width=7)
+    table.add_column(f"same text {dtype}", min_width=len(dtype))
     for row in rows:
         table.add_row(
             row.prompt,
