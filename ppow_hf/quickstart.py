@@ -111,8 +111,8 @@ def run_quickstart(
     console.print(_table(rows, str(target.dtype).removeprefix("torch.")))
     console.print(
         "Green tokens were drafted and accepted. tau is the acceptance length: tokens committed per verification, "
-        "the target's own included. In bfloat16 two nearly equally likely tokens can swap; in float32 the text must be "
-        "the same."
+        "the target's own included. In bfloat16 two nearly equally likely tokens can swap; in float32 the text must "
+        "be the same."
     )
     return rows
 
