@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .targets import DEFAULT_TARGET
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -30,7 +32,6 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", help="Where to run: cpu, cuda, ... Default: a GPU if there is one.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed. The same seed gives the same result on one machine.")]
-DEFAULT_TARGET_NAME = "smollm2-135m-instruct"
 
 
 def _load(target_name: str, drafter_name: str | None, dtype: str, device: str | None):
@@ -57,7 +58,7 @@ def _set_seed(seed: int) -> None:
 
 @app.command()
 def quickstart(
-    target: TargetOption = DEFAULT_TARGET_NAME,
+    target: TargetOption = DEFAULT_TARGET,
     drafter: DrafterOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -77,7 +78,7 @@ def quickstart(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    target: TargetOption = DEFAULT_TARGET_NAME,
+    target: TargetOption = DEFAULT_TARGET,
     drafter: DrafterOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -123,7 +124,7 @@ def generate(
 
 @app.command()
 def calibrate(
-    target: TargetOption = DEFAULT_TARGET_NAME,
+    target: TargetOption = DEFAULT_TARGET,
     drafter: DrafterOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -164,7 +165,7 @@ def data(
             help="Where prompts come from: JSONL file, dataset, or sharegpt; FILE::COLUMN names one.",
         ),
     ],
-    target: TargetOption = DEFAULT_TARGET_NAME,
+    target: TargetOption = DEFAULT_TARGET,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     exclude: Annotated[
@@ -230,7 +231,7 @@ def sft(context: typer.Context) -> None:
 
 @app.command()
 def bench(
-    target: TargetOption = DEFAULT_TARGET_NAME,
+    target: TargetOption = DEFAULT_TARGET,
     drafter: DrafterOption = None,
     suite: Annotated[
         list[str] | None,

@@ -23,10 +23,12 @@ from transformers import PreTrainedModel, set_seed
 
 from ppow_hf import AutoDrafter, DrafterModel, WindowConfig, load_target
 from ppow_hf.data import split_holdout
-from ppow_hf.generation import brier_score, fit_calibration
+from ppow_hf.evaluation.precision import parse_dtype
+from ppow_hf.generation import AcceptanceEstimator, brier_score, fit_calibration
 from ppow_hf.generation.acceptance import DEFAULT_WEIGHTS
 from ppow_hf.scripts.sft_drafter import load_all_responses
-from ppow_hf.trainer.decoding_evaluation import prompt_of
+from ppow_hf.targets import DEFAULT_TARGET
+from ppow_hf.trainer.decoding_evaluation import decode_prompt, prompt_of
 
 
 @dataclass
@@ -36,7 +38,7 @@ class FinishArguments:
     drafter: str = field(metadata={"help": "Output folder of `ppow sft`."})
     responses: list[str] = field(metadata={"help": "The training's responses; only its held-out rows are used."})
     output_dir: str = field(metadata={"help": "Folder to write. An existing drafter in it is replaced."})
-    target: str = field(default="smollm2-135m-instruct", metadata={"help": "The drafter's target."})
+    target: str = field(default=DEFAULT_TARGET, metadata={"help": "The drafter's target."})
     dtype: str = field(default="bfloat16", metadata={"help": "Dtype of the stored weights."})
     holdout: int = field(default=32, metadata={"help": "As in the training, so that the same rows are held out."})
     window: str = field(default="fixed:6", metadata={"help": "Window of the calibration runs."})
@@ -77,19 +79,9 @@ def calibrate_acceptance(
         options = {"do_sample": False} if mode == "greedy" else {"do_sample": True, "temperature": 1.0, "top_k": 0}
         per_prompt, confidence = [], []
         for prompt in tqdm(prompts, desc=f"Calibrating ({mode})"):
-            input_ids = torch.tensor([prompt], device=target.device)
-            target.generate(
-                input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                assistant_model=drafter,
-                window=window,
-                max_new_tokens=max_new_tokens,
-                **options,
-            )
-            per_prompt.append(drafter.last_trace.calibration_records())
-            confidence.append(
-                [c for cycle in drafter.last_trace.cycles for c in cycle.confidence[: len(cycle.outcomes)]]
-            )
+            trace = decode_prompt(target, drafter, prompt, window=window, max_new_tokens=max_new_tokens, **options)
+            per_prompt.append(trace.calibration_records())
+            confidence.append(trace.calibration_pairs()[1])
         records = [record for part in per_prompt for record in part]
         weights[mode] = fit_calibration(records, prior=DEFAULT_WEIGHTS[mode])
         figures[mode] = _held_out_brier(per_prompt, confidence, mode)
@@ -103,11 +95,11 @@ def _held_out_brier(per_prompt: list, confidence: list, mode: str) -> dict[str, 
         train = [r for i, part in enumerate(per_prompt) if i % 2 != fold for r in part]
         if not train:
             continue
-        weights = torch.tensor(fit_calibration(train, prior=DEFAULT_WEIGHTS[mode]), dtype=torch.float64)
+        weights = {mode: fit_calibration(train, prior=DEFAULT_WEIGHTS[mode])}
+        estimator = AcceptanceEstimator(weights, sampling=mode == "sampling", online=False)
         for i, part in enumerate(per_prompt):
-            if i % 2 == fold and part:
-                features = torch.tensor([list(f) for f, _ in part], dtype=torch.float64)
-                fitted += torch.sigmoid(features @ weights).tolist()
+            if i % 2 == fold:
+                fitted += [estimator.predict(features) for features, _ in part]
                 outcomes += [float(y) for _, y in part]
                 raw += confidence[i]
     return {
@@ -120,8 +112,8 @@ def _held_out_brier(per_prompt: list, confidence: list, mode: str) -> dict[str, 
 
 def main(args: FinishArguments) -> None:
     """Calibrates a trained drafter and writes the folder to share."""
-    dtype = getattr(torch, args.dtype)
-    target, tokenizer = load_target(args.target, dtype=dtype)
+    dtype = parse_dtype(args.dtype, torch.bfloat16)
+    target, _ = load_target(args.target, dtype=dtype)
     drafter = AutoDrafter.from_pretrained(args.drafter, dtype=dtype)
     drafter.bind_target(target)
     responses, _ = load_all_responses(args.responses)

@@ -28,19 +28,14 @@ def figures_section(results: dict, folder: str) -> str:
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     cell = {(row["suite"], row["method"]): row for row in rows}
+    mean = {row["method"]: row for row in results["summary"] if row["temperature"] == 0}
     lines = [
         "| decoding | " + " | ".join(suites) + " | mean |",
         "|---|" + "---|" * (len(suites) + 1),
     ]
     for method in methods:
-        found = [cell[suite, method] for suite in suites if (suite, method) in cell]
-        shown = []
-        for suite in suites:
-            row = cell.get((suite, method))
-            shown.append("-" if row is None else _cell(row["speedup"], row["acceptance_length"]))
-        mean_speedup = sum(row["speedup"] for row in found) / len(found)
-        taus = [row["acceptance_length"] for row in found if row["acceptance_length"] is not None]
-        shown.append(_cell(mean_speedup, sum(taus) / len(taus) if taus else None))
+        columns = [cell.get((suite, method)) for suite in suites] + [mean[method]]
+        shown = ["-" if row is None else _cell(row["speedup"], row["acceptance_length"]) for row in columns]
         name = f"**`{method}`**" if method == "cost_aware" else f"`{method}`"
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     environment, arguments = results["environment"], results["arguments"]
@@ -49,7 +44,7 @@ def figures_section(results: dict, folder: str) -> str:
         "",
         f"Speedup over plain `generate` (acceptance length tau, the target's own token included), temperature 0, "
         f"{arguments['max_new_tokens']} new tokens, {'-'.join(str(p) for p in prompts)} prompts a suite, "
-        f"{rows[0]['dtype']}, {environment.get('cpu', environment.get('device'))}. "
+        f"{rows[0]['dtype']}, {environment['device_name']}. "
         f"From [`results.json`]({folder}/results.json); protocol, intervals and losslessness in the "
         f"[report]({folder}/report.md).",
     ]

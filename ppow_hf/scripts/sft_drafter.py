@@ -29,6 +29,7 @@ from ppow_hf.data import (
     special_token_ids,
     split_holdout,
 )
+from ppow_hf.targets import DEFAULT_TARGET
 
 
 @dataclass
@@ -36,9 +37,7 @@ class DrafterScriptArguments:
     """What to train, for which target, on which responses."""
 
     responses: list[str] = field(metadata={"help": "Folders written by `ppow data`, of the target's own responses."})
-    target: str = field(
-        default="smollm2-135m-instruct", metadata={"help": "Target: Hub id, folder, or the embedded default."}
-    )
+    target: str = field(default=DEFAULT_TARGET, metadata={"help": "Target: Hub id, folder, or the embedded default."})
     target_dtype: str = field(default="auto", metadata={"help": "Dtype of the frozen target, e.g. bfloat16."})
     family: str = field(
         default="eagle3", metadata={"help": "Drafter family for a fresh drafter.", "choices": ["eagle3", "causal_lm"]}

@@ -8,13 +8,35 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
-from ..generation.window_config import WindowConfig
+from ..generation import GenerationTrace, WindowConfig
 
 
 def prompt_of(row: dict) -> list[int]:
     """The token ids before the target's first own token."""
     mask = list(row["loss_mask"])
     return list(row["input_ids"])[: mask.index(1)] if 1 in mask else list(row["input_ids"])
+
+
+def decode_prompt(
+    target: PreTrainedModel, drafter: DrafterModel, prompt: list[int], *, window: str | WindowConfig, **options
+) -> GenerationTrace:
+    """
+    Decodes one prompt speculatively.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter.
+        prompt (`list[int]`): Token ids.
+        window (`str` or [`WindowConfig`]): Window policy.
+        options: Passed to `generate`.
+
+    Returns:
+        [`GenerationTrace`]: What happened, cycle by cycle.
+    """
+    input_ids = torch.tensor([prompt], device=target.device)
+    attention_mask = torch.ones_like(input_ids)
+    target.generate(input_ids, attention_mask=attention_mask, assistant_model=drafter, window=window, **options)
+    return drafter.last_trace
 
 
 @torch.no_grad()
@@ -44,23 +66,21 @@ def decode_held_out(
         `dict[str, float]`: `acceptance_length` (tau: committed tokens per verification, bonus token included),
         `acceptance_rate` (accepted per drafted token) and `mean_window`.
     """
-    window = WindowConfig.parse(window) if isinstance(window, str) else window
     was_training = drafter.training
     drafter.eval()
     totals = torch.zeros(4, dtype=torch.float64)
     chosen = range(accelerator.process_index, min(num_prompts, len(dataset)), accelerator.num_processes)
     with torch.autocast(target.device.type, enabled=False):
         for index in chosen:
-            prompt = torch.tensor([prompt_of(dataset[index])], device=target.device)
-            target.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                assistant_model=drafter,
+            trace = decode_prompt(
+                target,
+                drafter,
+                prompt_of(dataset[index]),
                 window=window,
-                do_sample=False,
                 max_new_tokens=max_new_tokens,
+                do_sample=False,
             )
-            for cycle in drafter.last_trace.cycles:
+            for cycle in trace.cycles:
                 totals += torch.tensor([1.0, cycle.drafted, cycle.accepted, cycle.accepted + 1.0])
     drafter.train(was_training)
     totals = accelerator.reduce(totals.to(accelerator.device, torch.float32), reduction="sum").tolist()
