@@ -32,7 +32,7 @@ _EXPORTS = {
         "uninstall_hook",
     ],
     "targets": ["load_target"],
-    "trainer": ["DrafterSFTConfig", "DrafterSFTTrainer"],
+    "trainer": ["DrafterSFTConfig", "DrafterSFTTrainer", "PPOWConfig", "PPOWTrainer"],
 }
 _ORIGIN = {name: module for module, names in _EXPORTS.items() for name in names}
 
@@ -80,4 +80,4 @@ if TYPE_CHECKING:
         uninstall_hook,
     )
     from .targets import load_target
-    from .trainer import DrafterSFTConfig, DrafterSFTTrainer
+    from .trainer import DrafterSFTConfig, DrafterSFTTrainer, PPOWConfig, PPOWTrainer

@@ -179,6 +179,9 @@ def data(
         list[str] | None,
         typer.Option(help="TEMPERATURE:SHARE, several times. Default: --temperature 0:0.7 --temperature 1:0.3."),
     ] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish/--unfinished", help="--unfinished: a dataset of what a killed run left.")
+    ] = True,
     seed: SeedOption = 0,
 ) -> None:
     """Let the target answer prompts: the data a drafter learns from. Resumes where it was killed."""
@@ -206,6 +209,7 @@ def data(
         batch_size=batch_size,
         temperatures=shares,
         seed=seed,
+        finish=finish,
     )
     console.print(f"{len(dataset)} responses in {output}.")
 
@@ -225,6 +229,14 @@ def _temperature_shares(options: list[str]) -> dict[float, float]:
 def sft(context: typer.Context) -> None:
     """Supervised stage: train a drafter on the target's responses. `ppow sft --config FILE.yaml`, options override."""
     from ppow_hf.scripts.sft_drafter import main, make_parser
+
+    main(*make_parser().parse_args_and_config(args=context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def train(context: typer.Context) -> None:
+    """PPOW stage: train a drafter on speculative windows. `ppow train --config FILE.yaml`, options override."""
+    from ppow_hf.scripts.train_ppow import main, make_parser
 
     main(*make_parser().parse_args_and_config(args=context.args))
 

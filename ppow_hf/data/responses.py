@@ -47,6 +47,7 @@ def generate_responses(
     max_prompt_tokens: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    finish: bool = True,
 ) -> Dataset:
     """Let a target answer prompts, and save its answers as a dataset to train a drafter on.
 
@@ -72,6 +73,9 @@ def generate_responses(
             the target's positions leave beside `max_new_tokens`.
         seed (`int`, *optional*, defaults to 0): of the temperatures' assignment and of the sampling.
         progress (`bool`, *optional*, defaults to `True`): show a progress bar.
+        finish (`bool`, *optional*, defaults to `True`):
+            `False` generates nothing and makes a dataset of the answers that a killed run left, up to its first
+            unfinished turn. `provenance.json` says how many are missing, and the finished batches stay.
 
     Returns:
         [`~datasets.Dataset`]: in the order of the prompts, with the columns of [`response_features`];
@@ -105,13 +109,16 @@ def generate_responses(
 
     shards = ShardFolder(output_dir.with_name(output_dir.name + ".partial"), recorded)
     with shards.opened():
-        run = _Run(target, tokenizer, settings, shards)
+        run = _Run(target, tokenizer, settings, shards, generate=finish)
         conversations = run.start(prompts)
         run.answer_all(conversations, progress)
         rows = [row for conversation in conversations for row in conversation.rows]
+        if not rows:
+            raise ValueError(f"{shards.folder} holds no finished batch: run without `finish=False` first.")
         dataset = Dataset.from_list(rows, features=response_features(tokenizer.chat_template is not None))
         save_dataset_whole(dataset, output_dir, _provenance(recorded, prompts, conversations, rows, run))
-    shards.remove()
+    if finish:
+        shards.remove()
     return load_responses(output_dir)
 
 
@@ -129,8 +136,10 @@ class _Run:
         tokenizer: PreTrainedTokenizerBase,
         settings: ResponseSettings,
         shards: ShardFolder,
+        generate: bool = True,
     ):
         self.target, self.tokenizer, self.settings, self.shards = target, tokenizer, settings, shards
+        self.generate, self.num_missing = generate, 0
         eos = target.generation_config.eos_token_id
         eos = tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
@@ -164,9 +173,13 @@ class _Run:
         fresh_tokens, started, turn = 0, time.perf_counter(), 0
         try:
             while conversations:
+                unanswered: set[int] = set()
                 for number, batch in enumerate(plan_batches(conversations, self.settings)):
                     indices = [conversation.index for conversation in batch]
                     shard = self.shards.read(turn, number, indices)
+                    if shard is None and not self.generate:
+                        unanswered.update(indices)
+                        continue
                     if shard is None:
                         shard = self._generate(turn, number, batch)
                         self.shards.write(shard)
@@ -184,6 +197,12 @@ class _Run:
                         ended = response_ids[-1] in self.eos_token_ids
                         conversation.add_answer(self.tokenizer, response_ids, ended)
                 turn += 1
+                if unanswered:
+                    # Later turns were planned from all conversations of this one: none of them can have begun.
+                    self.num_missing = len(unanswered)
+                    conversations = [c for c in conversations if c.index not in unanswered]
+                    for conversation in conversations:
+                        conversation.turns = conversation.turns[:turn]
                 conversations = [c for c in conversations if self._ask_next(c, turn)]
         finally:
             bar.close()
@@ -281,7 +300,8 @@ def _provenance(
 ) -> dict:
     return {
         "settings": recorded,
-        "settings_hash": settings_hash(recorded),
+        # An unfinished dataset must not pass for the finished one.
+        "settings_hash": settings_hash({**recorded, "missing": run.num_missing} if run.num_missing else recorded),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("torch", "transformers", "datasets")},
@@ -292,6 +312,7 @@ def _provenance(
         "prompts_too_long": len(prompts) - len(conversations),
         "rows": len(rows),
         "answers": run.num_answers,
+        "answers_missing": run.num_missing,
         "answers_cut_off": run.num_answers - run.num_ended,
         "response_tokens": run.num_tokens,
         "seconds": round(run.seconds, 1),

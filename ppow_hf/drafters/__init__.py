@@ -11,6 +11,7 @@ from .initialization import drafter_config_for, eagle3_from_target
 from .modeling_causal_lm import CausalLMDrafter
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
 from .modeling_eagle3 import Eagle3Drafter
+from .packed_windows import PackedState, window_logits
 from .target_features import check_layer_ids, default_layer_ids, gather_features
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DrafterState",
     "Eagle3Drafter",
     "Eagle3DrafterConfig",
+    "PackedState",
     "check_layer_ids",
     "check_target",
     "check_vocabulary_maps",
@@ -33,4 +35,5 @@ __all__ = [
     "gather_features",
     "register_drafters",
     "vocabulary_maps",
+    "window_logits",
 ]

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
+from .packed_windows import window_logits
 
 
 class CausalLMDrafter(DrafterModel):
@@ -157,6 +158,8 @@ class CausalLMDrafter(DrafterModel):
         attention_mask: torch.Tensor | None = None,
         ttt_steps: int = 1,
         column_mask: torch.Tensor | None = None,
+        starts: torch.LongTensor | None = None,
+        window_tokens: torch.LongTensor | None = None,
     ) -> DrafterOutput:
         """
         Teacher-forced pass over whole sequences.
@@ -167,10 +170,14 @@ class CausalLMDrafter(DrafterModel):
             attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
             ttt_steps (`int`, *optional*, defaults to 1): Must be 1: feeding back tokens is all this family does.
             column_mask (`torch.Tensor` of shape `(1, batch, length)`, bool, *optional*): Columns to return.
+            starts, window_tokens (`torch.LongTensor`, *optional*):
+                Score these windows instead, see [`~ppow_hf.drafters.window_logits`].
 
         Returns:
             [`DrafterOutput`]: One step of logits. Column `i` predicts the token at `i + 1`.
         """
+        if window_tokens is not None:
+            return DrafterOutput(window_logits(self, input_ids, None, starts, window_tokens))
         if ttt_steps != 1:
             raise ValueError(f"`ttt_steps` must be 1 for a causal-LM drafter, got {ttt_steps}.")
         logits = self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits

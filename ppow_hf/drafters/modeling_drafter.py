@@ -13,6 +13,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from .configuration_drafter import DrafterConfig
+from .packed_windows import PackedState
 from .target_features import check_layer_ids
 
 logger = logging.get_logger(__name__)
@@ -152,6 +153,62 @@ class DrafterModel(PreTrainedModel):
             `torch.Tensor` of shape `(batch, draft_vocab_size)`: logits of the next draft token.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `step`.")
+
+    def begin_windows(
+        self,
+        input_ids: torch.LongTensor,
+        features: torch.Tensor | None,
+        starts: torch.LongTensor,
+        group_size: int = 1,
+    ) -> tuple[PackedState, torch.Tensor]:
+        """
+        Begins many windows at once, as `extend` begins one: `group_size` of them at each start.
+
+        Differentiable: rollouts call it without gradients, the policy loss with.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Texts, padded on the right.
+            features (`torch.Tensor` of shape `(batch, length, len(feature_layer_ids) * target_hidden_size)`,
+                *optional*): The target's features of the texts.
+            starts (`torch.LongTensor` of shape `(batch, starts)`): Position of each window's first draft token, at
+                least 2; -1 for none.
+            group_size (`int`, *optional*, defaults to 1): Windows per start.
+
+        Returns:
+            `tuple[PackedState, torch.Tensor]`: The state of `starts * group_size` windows per text, group by group,
+            and the logits of their first draft token, `(batch, starts, draft_vocab_size)`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `begin_windows`.")
+
+    def step_windows(self, state: PackedState, token_ids: torch.LongTensor) -> torch.Tensor:
+        """
+        Feeds every window one draft token, as `step` does for one.
+
+        Args:
+            state ([`PackedState`]): Changed in place.
+            token_ids (`torch.LongTensor` of shape `(batch, windows)`): Draft tokens, as target ids.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, windows, draft_vocab_size)`: logits of each window's next draft token.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `step_windows`.")
+
+    def text_logits(
+        self, input_ids: torch.LongTensor, features: torch.Tensor | None
+    ) -> Callable[[torch.LongTensor, torch.LongTensor], torch.Tensor]:
+        """
+        The first draft token's logits at every place of whole texts, projected to the vocabulary only where asked.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Texts, padded on the right.
+            features (`torch.Tensor` of shape `(batch, length, len(feature_layer_ids) * target_hidden_size)`,
+                *optional*): The target's features of the texts.
+
+        Returns:
+            `Callable`: From rows and columns, `(n,)` each, to logits `(n, draft_vocab_size)`. Column `i` predicts the
+            token at `i + prediction_offset`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `text_logits`.")
 
     def bind_target(self, target: PreTrainedModel) -> None:
         """

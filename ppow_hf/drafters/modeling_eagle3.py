@@ -7,6 +7,8 @@ position `i + 2`. Behind the last verified position the drafter's own state take
 names are those of the public checkpoints.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
@@ -22,6 +24,7 @@ from .configuration_eagle3 import Eagle3DrafterConfig
 from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
 from .eagle3_layers import Eagle3DecoderLayer, Eagle3ExtraDecoderLayer, ttt_causal_mask, ttt_diagonal_mask
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState
+from .packed_windows import PackedState, check_starts, prefix_mask, window_logits
 
 
 class Eagle3Drafter(DrafterModel):
@@ -258,6 +261,48 @@ class Eagle3Drafter(DrafterModel):
         logits, state.hidden = self._head(hidden_states)
         return logits[:, 0]
 
+    def begin_windows(
+        self,
+        input_ids: torch.LongTensor,
+        features: torch.Tensor | None,
+        starts: torch.LongTensor,
+        group_size: int = 1,
+    ) -> tuple[PackedState, torch.Tensor]:
+        starts = check_starts(starts, input_ids, group_size)
+        if features is None or features.shape[:2] != input_ids.shape:
+            raise ValueError(
+                f"`features` must cover the texts {tuple(input_ids.shape)}, got "
+                f"{None if features is None else tuple(features.shape[:2])}."
+            )
+        hidden_states = self.project_features(features[:, :-1])
+        columns = hidden_states.shape[1]
+        position_ids = torch.arange(columns, device=input_ids.device)[None]
+        # Column i carries the token at i + 1, so a text committed up to `start` has `start - 1` columns.
+        lengths = (starts - 1).repeat_interleave(group_size, dim=1)
+        state = PackedState(mask=prefix_mask(lengths, columns, hidden_states.dtype), positions=lengths)
+        mask = ttt_causal_mask(columns, None, hidden_states)
+        hidden_states = self._decode(input_ids[:, 1:], hidden_states, position_ids, mask, state.cache)
+        rows = torch.arange(len(starts), device=starts.device)[:, None]
+        logits, hidden_states = self._head(hidden_states[rows, starts - 2])
+        state.hidden = hidden_states.repeat_interleave(group_size, dim=1)
+        return state, logits
+
+    def step_windows(self, state: PackedState, token_ids: torch.LongTensor) -> torch.Tensor:
+        state.see_own_column()
+        hidden_states = self._decode(token_ids, state.hidden, state.positions, state.mask, state.cache)
+        state.positions = state.positions + 1
+        logits, state.hidden = self._head(hidden_states)
+        return logits
+
+    def text_logits(
+        self, input_ids: torch.LongTensor, features: torch.Tensor | None
+    ) -> Callable[[torch.LongTensor, torch.LongTensor], torch.Tensor]:
+        hidden_states = self.project_features(features[:, :-1])
+        position_ids = torch.arange(hidden_states.shape[1], device=input_ids.device)[None]
+        mask = ttt_causal_mask(hidden_states.shape[1], None, hidden_states)
+        hidden_states = self._decode(input_ids[:, 1:], hidden_states, position_ids, mask, DynamicCache())
+        return lambda rows, columns: self._head(hidden_states[rows, columns])[0]
+
     # ---- training --------------------------------------------------------------------------------------------------
 
     def forward(
@@ -268,6 +313,8 @@ class Eagle3Drafter(DrafterModel):
         ttt_steps: int = 1,
         column_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
+        starts: torch.LongTensor | None = None,
+        window_tokens: torch.LongTensor | None = None,
     ) -> DrafterOutput:
         """
         Training-time test (EAGLE-3, arXiv 2503.01840, section 3.2): all columns of whole sequences, several draft
@@ -286,6 +333,8 @@ class Eagle3Drafter(DrafterModel):
                 Columns whose logits are wanted at each step; the others cost no vocabulary projection, and columns
                 before the first wanted one are skipped from the second step on.
             output_hidden_states (`bool`, *optional*, defaults to `False`): Return the states of each step.
+            starts, window_tokens (`torch.LongTensor`, *optional*):
+                Score these windows instead, see [`~ppow_hf.drafters.window_logits`].
 
         Returns:
             [`DrafterOutput`]: Logits of every step. Column `i` of step `k` predicts the token at `i + 2 + k`.
@@ -293,6 +342,8 @@ class Eagle3Drafter(DrafterModel):
         Raises:
             ValueError: If `ttt_steps` is not between 1 and 8, or shapes do not agree.
         """
+        if window_tokens is not None:
+            return DrafterOutput(window_logits(self, input_ids, target_features, starts, window_tokens))
         if not 1 <= ttt_steps <= self.max_ttt_steps:
             raise ValueError(f"`ttt_steps` must be between 1 and {self.max_ttt_steps}, got {ttt_steps}.")
         if target_features.shape[:2] != input_ids.shape:

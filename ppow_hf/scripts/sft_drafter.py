@@ -10,14 +10,10 @@ Supervised stage: train a drafter on its target's own responses.
 The responses come from `ppow data`. Every field of `DrafterSFTConfig` and of the script arguments below is an option.
 """
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from ppow_hf import AutoDrafter, CausalLMDrafter, DrafterSFTConfig, DrafterSFTTrainer, Eagle3Drafter, load_target
@@ -25,10 +21,10 @@ from ppow_hf.data import (
     build_draft_vocabulary,
     count_response_tokens,
     draft_vocabulary_coverage,
-    load_responses,
     special_token_ids,
     split_holdout,
 )
+from ppow_hf.scripts.training_run import load_all_responses, read_provenance, run_training
 from ppow_hf.targets import DEFAULT_TARGET
 
 
@@ -80,18 +76,6 @@ def build_drafter(script_args: DrafterScriptArguments, target, tokenizer, train_
     return drafter, {"draft_vocab_size": drafter.config.draft_vocab_size, "draft_vocabulary_coverage": coverage}
 
 
-def load_all_responses(paths: list[str]):
-    """The responses of several folders as one dataset, and the provenance of each."""
-    from datasets import concatenate_datasets
-
-    parts, provenance = [], []
-    for path in paths:
-        parts.append(load_responses(path).select_columns(["prompt", "input_ids", "loss_mask"]))
-        file = Path(path) / "provenance.json"
-        provenance.append(json.loads(file.read_text()) if file.exists() else None)
-    return (parts[0] if len(parts) == 1 else concatenate_datasets(parts)), provenance
-
-
 def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -> None:
     set_seed(training_args.seed)
     target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
@@ -107,27 +91,10 @@ def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
-    resume = training_args.resume_from_checkpoint
-    if resume is None and os.path.isdir(training_args.output_dir):
-        resume = get_last_checkpoint(training_args.output_dir)
-    result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        facts = {
-            "stage": "supervised",
-            "arguments": asdict(script_args),
-            "parameters": sum(p.numel() for p in drafter.parameters()),
-            "train_rows": len(train_dataset),
-            "train_response_tokens": int(sum(map(sum, train_dataset["loss_mask"]))),
-            **vocabulary,
-            "training": training_args.to_sanitized_dict(),
-            "result": result.metrics,
-            "responses": provenance,
-        }
-        Path(training_args.output_dir, "training_provenance.json").write_text(json.dumps(facts, indent=2) + "\n")
-        trainer.state.save_to_json(str(Path(training_args.output_dir, "training_log.json")))
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    facts = {"stage": "supervised", "arguments": asdict(script_args), **vocabulary, "responses": provenance}
+    if script_args.drafter is not None:
+        facts["continued_from"] = read_provenance(script_args.drafter)
+    run_training(trainer, training_args, facts)
 
 
 def make_parser() -> TrlParser:

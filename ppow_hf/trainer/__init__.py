@@ -5,12 +5,18 @@
 from .acceptance_losses import TeacherRows, distillation_loss, forward_kl, lk, total_variation
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_sft_trainer import DrafterSFTTrainer, scored_columns
+from .drafter_trainer import DrafterTrainer
+from .ppow_config import PPOWConfig
+from .ppow_trainer import PPOWTrainer
 from .target_pass import FeatureCache, TargetPass
 
 __all__ = [
     "DrafterSFTConfig",
     "DrafterSFTTrainer",
+    "DrafterTrainer",
     "FeatureCache",
+    "PPOWConfig",
+    "PPOWTrainer",
     "TargetPass",
     "TeacherRows",
     "distillation_loss",

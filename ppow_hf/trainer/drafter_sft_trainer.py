@@ -2,27 +2,23 @@
 # Licensed under the Apache License, Version 2.0.
 """The supervised stage: a drafter learns its target's distributions, several draft steps deep."""
 
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from .acceptance_losses import TeacherRows, distillation_loss
-from .decoding_evaluation import decode_held_out
 from .drafter_sft_config import DrafterSFTConfig
+from .drafter_trainer import DrafterTrainer
 from .target_pass import FeatureCache, TargetPass
 
 _ROW_ID = "row_id"
 
 
-class DrafterSFTTrainer(Trainer):
+class DrafterSFTTrainer(DrafterTrainer):
     """
     Trainer of a drafter's supervised initialisation (EAGLE-3 training-time test, arXiv 2503.01840; soft targets).
 
@@ -54,9 +50,6 @@ class DrafterSFTTrainer(Trainer):
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
     """
 
-    _tag_names = ["ppow-hf", "speculative-decoding", "drafter"]
-    loss_is_scaled_for_ga = False
-
     def __init__(
         self,
         model: DrafterModel,
@@ -68,52 +61,33 @@ class DrafterSFTTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
-        if not isinstance(model, DrafterModel):
-            raise ValueError(
-                f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
-                "one with `from_target(target)`."
-            )
         args = args if args is not None else DrafterSFTConfig("drafter-sft")
+        number_rows = args.feature_cache_dir is not None and train_dataset is not None
+        fingerprint = train_dataset._fingerprint if number_rows else None
+        if number_rows:
+            train_dataset = train_dataset.add_column(_ROW_ID, range(len(train_dataset)))
+        super().__init__(
+            model,
+            target_model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            callbacks,
+            optimizers,
+            kept_columns=(_ROW_ID,),
+        )
         self.ttt_steps = min(args.ttt_steps, model.max_ttt_steps)
-        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
-            if dataset is not None:
-                _check_columns(dataset, name)
-        model.bind_target(target_model)
         cache = None
-        if args.feature_cache_dir is not None and train_dataset is not None:
+        if number_rows:
             cache = FeatureCache(
                 args.feature_cache_dir,
                 [len(ids) for ids in train_dataset["input_ids"]],
-                target_model,
+                self.target_model,
                 model.feature_layer_ids,
-                train_dataset._fingerprint,
+                fingerprint,
             )
-            train_dataset = train_dataset.add_column(_ROW_ID, range(len(train_dataset)))
-        pad_token_id = next(
-            (t for t in (getattr(processing_class, "pad_token_id", None), model.config.pad_token_id) if t is not None),
-            0,
-        )
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=_RowIdCollator(DrafterDataCollator(pad_token_id, args.max_length)),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-        )
-        self.model_accepts_loss_kwargs = False
-        # A plain attribute of the trainer: the target is never saved, wrapped or stepped with the drafter.
-        self.target_model = target_model.to(self.accelerator.device).eval().requires_grad_(False)
-        model.bind_target(self.target_model)
         self.target_pass = TargetPass(self.target_model, model, cache)
-        model.add_model_tags(self._tag_names)
-        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
-
-    def _set_signature_columns_if_needed(self):
-        if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "loss_mask", _ROW_ID]
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -197,36 +171,13 @@ class DrafterSFTTrainer(Trainer):
             metrics[f"step_{k}/expected_acceptance"] = table["acceptance"][k] / count
         return loss, metrics
 
-    # ---- evaluation and logging ------------------------------------------------------------------------------------
+    # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
-
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.args.eval_decode_prompts:
-            figures = decode_held_out(
-                self.accelerator,
-                self.accelerator.unwrap_model(self.model),
-                self.target_model,
-                dataloader.dataset,
-                num_prompts=self.args.eval_decode_prompts,
-                max_new_tokens=self.args.eval_decode_new_tokens,
-                window=self.args.eval_window,
-            )
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # Training logs carry a learning rate, evaluation logs do not; the model's mode is already restored by then.
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        prefix = "eval_" if mode == "eval" else ""
-        means = {f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items() if v}
-        self._metrics[mode].clear()
-        super().log({**logs, **means}, start_time)
 
 
 def scored_columns(loss_mask: torch.Tensor, prediction_offset: int, ttt_steps: int) -> torch.Tensor:
@@ -247,25 +198,3 @@ def scored_columns(loss_mask: torch.Tensor, prediction_offset: int, ttt_steps: i
     for k in range(1, ttt_steps):
         columns.append(columns[-1] & padded[:, prediction_offset + k : prediction_offset + k + length])
     return torch.stack(columns)
-
-
-class _RowIdCollator:
-    """Passes dataset row numbers through to the feature cache."""
-
-    def __init__(self, collator: Callable[[list[dict]], dict[str, torch.Tensor]]):
-        self.collator = collator
-
-    def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        batch = self.collator(rows)
-        if _ROW_ID in rows[0]:
-            batch[_ROW_ID] = [row[_ROW_ID] for row in rows]
-        return batch
-
-
-def _check_columns(dataset: Dataset, name: str) -> None:
-    missing = {"input_ids", "loss_mask"} - set(dataset.column_names or [])
-    if missing:
-        raise ValueError(
-            f"`{name}` has no column {sorted(missing)}; it has {dataset.column_names}. Make it with `ppow data`, "
-            "which writes the target's own responses with token ids and loss mask."
-        )

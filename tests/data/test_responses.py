@@ -195,7 +195,7 @@ def test_token_budget_makes_smaller_batches_with_the_same_answers(target, tokeni
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _generate_and_die(folder, writes):
+def _generate_and_die(folder, writes, prompts=CONVERSATIONS):
     """Run as a child process: killed while it writes batch number `writes`, before the file has its name."""
     replace, seen = os.replace, []
 
@@ -207,7 +207,7 @@ def _generate_and_die(folder, writes):
         replace(source, destination)
 
     files.os.replace = dying
-    generate_responses(char_target(), char_tokenizer(), CONVERSATIONS, folder / "out", **MIXED)
+    generate_responses(char_target(), char_tokenizer(), prompts, folder / "out", **MIXED)
 
 
 def test_killed_run_resumes_to_the_same_dataset(target, tokenizer, tmp_path, monkeypatch, capsys):
@@ -234,6 +234,27 @@ def test_killed_run_resumes_to_the_same_dataset(target, tokenizer, tmp_path, mon
     after = {path.name: path.stat().st_mtime_ns for path in partial.glob("turn*.json")}
     assert len(calls) == len(after) - 3
     assert all(after[name] == written for name, written in before.items())
+
+
+def test_unfinished_run_gives_the_answers_it_has(target, tokenizer, tmp_path):
+    whole = generate_responses(target, tokenizer, PROMPTS, tmp_path / "whole", **MIXED)
+    process = multiprocessing.get_context("fork").Process(target=_generate_and_die, args=(tmp_path, 1, PROMPTS))
+    process.start()
+    process.join(120)
+    part = generate_responses(target, tokenizer, PROMPTS, tmp_path / "out", finish=False, **MIXED)
+    assert 0 < len(part) < len(whole)
+    answers = {str(row["prompt"]): row for row in whole}
+    assert all(row == answers[str(row["prompt"])] for row in part)
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["answers_missing"] == len(whole) - len(part)
+    with pytest.raises(FileExistsError, match="`output_dir`"):  # it does not pass for the finished one
+        generate_responses(target, tokenizer, PROMPTS, tmp_path / "out", **MIXED)
+
+
+def test_unfinished_run_without_a_batch_is_an_error(target, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="no finished batch"):
+        generate_responses(target, tokenizer, PROMPTS, tmp_path / "out", finish=False, **MIXED)
+    assert not (tmp_path / "out").exists()
 
 
 def test_finished_run_is_not_repeated(target, tokenizer, tmp_path, monkeypatch):

@@ -1,0 +1,168 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Calls reward functions, checks what they return, and sums it up by weight; see `rewards` for the convention."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .rewards import as_list, is_number
+
+__all__ = ["combine_rewards", "combine_token_rewards", "reward_name"]
+
+
+def reward_name(reward_func: Callable) -> str:
+    """Returns the name a reward function is logged under; that of the wrapped function for a `functools.partial`."""
+    while isinstance(reward_func, functools.partial):
+        reward_func = reward_func.func
+    return getattr(reward_func, "__name__", type(reward_func).__name__)
+
+
+def combine_rewards(
+    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None = None, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Calls the reward functions and sums them up by weight, as `GRPOTrainer` does.
+
+    Args:
+        reward_funcs (`list[Callable]`): Reward functions.
+        reward_weights (`list[float]`, *optional*): One weight for each; all 1 by default.
+        **kwargs: Passed to every function. At least one of `completion_ids`, `accepted` or `prompts` tells the number
+            of windows.
+
+    Returns:
+        `tuple`: `total` (`torch.Tensor` of shape `(num_windows,)`), float32, the weighted sum of the window-level
+        functions, and `table` (`torch.Tensor` of shape `(num_windows, num_reward_funcs)`), float32, every function by
+        itself and unweighted, NaN where it does not apply. NaN counts as 0 in the total; a window to which nothing
+        applied can be left out of its group with `valid=~table.isnan().all(-1)`. A token-level function has the mean
+        of its window in the table and no part in the total: see [`combine_token_rewards`].
+
+    Raises:
+        ValueError: If the weights do not fit, or a function returns the wrong number of rewards, NaN, infinity or
+            something that is not a number; the function is named.
+    """
+    reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    number = _num_windows(kwargs)
+    columns, counted = [], []
+    for reward_func in reward_funcs:
+        name = reward_name(reward_func)
+        values = _call(reward_func, name, number, kwargs)
+        token_level = getattr(reward_func, "token_level", False)
+        if token_level:
+            rows = [[v for v in _row(name, i, values, kwargs) if v is not None] for i in range(number)]
+            values = [sum(row) / len(row) if row else None for row in rows]
+        columns.append([math.nan if v is None else _finite(name, v) for v in values])
+        counted.append(0.0 if token_level else 1.0)
+    table = torch.tensor(columns, dtype=torch.float32).reshape(len(reward_funcs), number).T
+    total = (table * (weights * torch.tensor(counted))).nansum(-1)
+    return total, table
+
+
+def combine_token_rewards(
+    reward_funcs: Sequence[Callable],
+    reward_weights: Sequence[float] | None = None,
+    *,
+    width: int,
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """
+    Weighted sum of the token-level reward functions alone (ours, for the token-level baseline).
+
+    Args:
+        reward_funcs (`list[Callable]`): Reward functions; those without `token_level` are passed over.
+        reward_weights (`list[float]`, *optional*): One weight for each of them.
+        width (`int`): Number of columns of the result, the longest window.
+        **kwargs: As in [`combine_rewards`].
+
+    Returns:
+        `torch.Tensor` of shape `(num_windows, width)`, float32, 0 after the end of a window; `None` if no function is
+        token-level.
+
+    Raises:
+        ValueError: As [`combine_rewards`], and if a window is longer than `width`.
+    """
+    reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    number = _num_windows(kwargs)
+    total = None
+    for reward_func, weight in zip(reward_funcs, weights.tolist(), strict=True):
+        if not getattr(reward_func, "token_level", False):
+            continue
+        name = reward_name(reward_func)
+        values = _call(reward_func, name, number, kwargs)
+        rows = [_row(name, i, values, kwargs) for i in range(number)]
+        if any(len(row) > width for row in rows):
+            raise ValueError(f"`width` is {width}, but {name} returned {max(map(len, rows))} rewards for one window.")
+        padded = [[0.0 if v is None else _finite(name, v) for v in row] + [0.0] * (width - len(row)) for row in rows]
+        column = weight * torch.tensor(padded, dtype=torch.float32).reshape(number, width)
+        total = column if total is None else total + column
+    return total
+
+
+def _check_funcs(
+    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None
+) -> tuple[list[Callable], torch.Tensor]:
+    reward_funcs = list(reward_funcs)
+    if not reward_funcs:
+        raise ValueError("`reward_funcs` is empty: give at least one reward function.")
+    for reward_func in reward_funcs:
+        if not callable(reward_func):
+            raise ValueError(f"`reward_funcs` must hold functions, got {reward_func!r}.")
+    weights = [1.0] * len(reward_funcs) if reward_weights is None else list(reward_weights)
+    if len(weights) != len(reward_funcs):
+        raise ValueError(
+            f"`reward_weights` has {len(weights)} entries for {len(reward_funcs)} reward functions "
+            f"({', '.join(map(reward_name, reward_funcs))}); give one weight each."
+        )
+    if not all(is_number(weight) for weight in weights):
+        raise ValueError(f"`reward_weights` must be finite numbers, got {weights!r}.")
+    return reward_funcs, torch.tensor(weights, dtype=torch.float32)
+
+
+def _num_windows(kwargs: dict[str, Any]) -> int:
+    for key in ("completion_ids", "accepted", "prompts"):
+        if kwargs.get(key) is not None:
+            return len(kwargs[key])
+    raise ValueError("Pass `completion_ids`, `accepted` or `prompts`, one entry per window, to the reward functions.")
+
+
+def _call(reward_func: Callable, name: str, number: int, kwargs: dict[str, Any]) -> list:
+    values = reward_func(**{"prompts": None, "completions": None, "completion_ids": None, **kwargs})
+    values = as_list(name, None, values)
+    if len(values) != number:
+        raise ValueError(
+            f"The reward function {name} returned {len(values)} rewards for {number} windows; it must return one for "
+            "each, `None` where it does not apply."
+        )
+    return values
+
+
+def _row(name: str, index: int, values: list, kwargs: dict[str, Any]) -> list:
+    row = values[index]
+    row = row.tolist() if hasattr(row, "tolist") else row
+    if not isinstance(row, list | tuple):
+        raise ValueError(f"The token-level reward function {name} must return a list per window, got {row!r}.")
+    drafted = kwargs.get("completion_ids")
+    if drafted is not None and len(row) != len(drafted[index]):
+        raise ValueError(
+            f"The token-level reward function {name} returned {len(row)} rewards for the {len(drafted[index])} draft "
+            f"tokens of window {index}."
+        )
+    return list(row)
+
+
+def _finite(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"The reward function {name} returned {value!r}, which is not a number.") from None
+    if not math.isfinite(number):
+        raise ValueError(
+            f"The reward function {name} returned {number}. Return `None` where it does not apply; rewards must be "
+            "finite."
+        )
+    return number

@@ -1,0 +1,89 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""
+PPOW stage: train a supervised drafter further, on its own speculative windows.
+
+    ppow train --config trainers/configs/ppow_smollm2_cpu.yaml
+    accelerate launch --config_file trainers/accelerate/fsdp_8gpu.yaml trainers/ppow.py \
+        --config trainers/configs/ppow_8b_8gpu.yaml
+
+Every field of `PPOWConfig` and of the script arguments below is an option.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from transformers import set_seed
+from trl import TrlParser
+
+from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
+from ppow_hf.data import split_holdout
+from ppow_hf.quickstart import reference_drafter_path
+from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward, token_agreement_reward
+from ppow_hf.scripts.training_run import load_all_responses, read_provenance, run_training
+from ppow_hf.targets import DEFAULT_TARGET
+
+REWARDS = ("speedup", "measured_speedup", "proximity", "token_agreement")
+
+
+@dataclass
+class PPOWScriptArguments:
+    """What to train, for which target, on which responses, for which rewards."""
+
+    responses: list[str] = field(metadata={"help": "Folders written by `ppow data`, of the target's own responses."})
+    drafter: str | None = field(
+        default=None, metadata={"help": "The supervised drafter to start from. Default: the reference drafter."}
+    )
+    target: str = field(default=DEFAULT_TARGET, metadata={"help": "Target: Hub id, folder, or the embedded default."})
+    target_dtype: str = field(default="auto", metadata={"help": "Dtype of the frozen target, e.g. bfloat16."})
+    rewards: list[str] | None = field(
+        default=None,
+        metadata={"help": f"Reward functions, of {', '.join(REWARDS)}. Default: speedup, and proximity for eta > 0."},
+    )
+    holdout: int = field(default=64, metadata={"help": "Responses held out for evaluation, whole prompts at a time."})
+
+
+def choose_rewards(names: list[str] | None, args: PPOWConfig) -> list | None:
+    """Reward functions by name, or `None` for the trainer's default."""
+    if names is None:
+        return None
+    known = {
+        "speedup": speedup_reward,
+        "measured_speedup": measured_speedup_reward,
+        "proximity": ProximityReward(args.proximity_eta, args.proximity_epsilon),
+        "token_agreement": token_agreement_reward,
+    }
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"`rewards` must name some of {list(REWARDS)}, got {names}.")
+    return [known[name] for name in names]
+
+
+def main(script_args: PPOWScriptArguments, training_args: PPOWConfig) -> None:
+    set_seed(training_args.seed)
+    rewards = choose_rewards(script_args.rewards, training_args)
+    target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
+    responses, provenance = load_all_responses(script_args.responses)
+    train_dataset, eval_dataset = split_holdout(responses, script_args.holdout, seed=training_args.data_seed or 0)
+    start = script_args.drafter or str(reference_drafter_path())
+    trainer = PPOWTrainer(
+        model=AutoDrafter.from_pretrained(start, dtype=torch.float32),
+        target_model=target,
+        args=training_args,
+        train_dataset=train_dataset.remove_columns("prompt"),
+        eval_dataset=eval_dataset.remove_columns("prompt"),
+        processing_class=tokenizer,
+        reward_funcs=rewards,
+    )
+    facts = {
+        "stage": "ppow",
+        "arguments": asdict(script_args),
+        "responses": provenance,
+        "started_from": read_provenance(start),
+    }
+    run_training(trainer, training_args, facts)
+
+
+def make_parser() -> TrlParser:
+    """The command line: script arguments and every field of `PPOWConfig`, from options or a YAML file."""
+    return TrlParser((PPOWScriptArguments, PPOWConfig), prog="ppow train")

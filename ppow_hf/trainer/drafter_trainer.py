@@ -1,0 +1,228 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What the trainers of all stages share: the frozen target, metrics, evaluation by decoding, and the initial drafter.
+
+The initial drafter is kept beside the checkpoints: training can make a drafter worse, and then the best one is the one
+that training began with.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+
+from ..data import DrafterDataCollator
+from ..drafters import DrafterModel
+from ..generation import CostModel
+from .decoding_evaluation import decode_held_out
+
+logger = logging.get_logger(__name__)
+
+TAU = "acceptance_length"
+_INITIAL, _INITIAL_FIGURES = "initial", "acceptance.json"
+
+
+class DrafterTrainer(Trainer):
+    """
+    Base of the trainers: a [`~transformers.Trainer`] of a drafter beside a frozen target.
+
+    Args:
+        model ([`DrafterModel`]): The drafter to train.
+        target_model ([`~transformers.PreTrainedModel`]): The frozen target.
+        args ([`~transformers.TrainingArguments`]): Configuration, with the fields of a decoding evaluation.
+        train_dataset, eval_dataset ([`~datasets.Dataset`], *optional*): Rows with `input_ids` and `loss_mask`.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's tokenizer.
+        callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
+        optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
+        kept_columns (`tuple[str, ...]`, *optional*): Further columns to pass through to the batches as lists; `None`
+            for all.
+    """
+
+    _tag_names = ["ppow-hf", "speculative-decoding", "drafter"]
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: DrafterModel,
+        target_model: PreTrainedModel,
+        args: Any,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        kept_columns: tuple[str, ...] | None = (),
+    ):
+        _check_models(model, target_model, processing_class)
+        for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+            if dataset is not None:
+                _check_columns(dataset, name)
+        callbacks = list(callbacks or [])
+        if getattr(args, "early_stopping_patience", None):
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        pad_token_id = next(
+            (t for t in (getattr(processing_class, "pad_token_id", None), model.config.pad_token_id) if t is not None),
+            0,
+        )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_KeepingCollator(DrafterDataCollator(pad_token_id, args.max_length), kept_columns),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        # A plain attribute of the trainer: the target is never saved, wrapped or stepped with the drafter.
+        self.target_model = target_model.to(self.accelerator.device).eval().requires_grad_(False)
+        model.bind_target(self.target_model)
+        model.add_model_tags(self._tag_names)
+        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = list(self.train_dataset.column_names) if self.train_dataset is not None else []
+
+    # ---- metrics ---------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # Training logs carry a learning rate, evaluation logs do not; the model's mode is already restored by then.
+        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        prefix = "eval_" if mode == "eval" else ""
+        means = {f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items() if v}
+        self._metrics[mode].clear()
+        super().log({**logs, **means}, start_time)
+
+    # ---- evaluation by decoding ------------------------------------------------------------------------------------
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        output = self._held_out_loss(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.args.eval_decode_prompts:
+            drafter = self.accelerator.unwrap_model(self.model)
+            figures = decode_held_out(
+                self.accelerator,
+                drafter,
+                self.target_model,
+                dataloader.dataset,
+                num_prompts=self.args.eval_decode_prompts,
+                max_new_tokens=self.args.eval_decode_new_tokens,
+                window=self.args.eval_window,
+            )
+            costs = self._evaluation_costs()
+            if costs is not None:
+                figures["speedup_predicted"] = costs.speedup(figures[TAU], figures["mean_window"])
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+            if self.is_in_train and metric_key_prefix == "eval":
+                self._compare_with_initial(figures)
+        return output
+
+    def _held_out_loss(self, *args, **kwargs) -> EvalLoopOutput:
+        """The loss on held-out rows; stages whose loss says little about held-out rows leave it out."""
+        return super().evaluation_loop(*args, **kwargs)
+
+    def _evaluation_costs(self) -> CostModel | None:
+        """Costs for the predicted speedup."""
+        return None
+
+    # ---- the initial drafter ---------------------------------------------------------------------------------------
+
+    @property
+    def initial_folder(self) -> Path:
+        """Where the drafter that training began with is kept."""
+        return Path(self.args.output_dir) / _INITIAL
+
+    def initial_figures(self) -> dict[str, float] | None:
+        """The held-out figures of the drafter that training began with, if they were measured (`eval_on_start`)."""
+        path = self.initial_folder / _INITIAL_FIGURES
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _compare_with_initial(self, figures: dict[str, float]) -> None:
+        if self.state.global_step == 0:
+            self._keep_initial(figures)
+            return
+        initial = self.initial_figures()
+        if initial is not None and figures[TAU] < initial[TAU]:
+            logger.warning(
+                f"Held-out acceptance length is {figures[TAU]:.3f} at step {self.state.global_step}, below the "
+                f"{initial[TAU]:.3f} of the drafter this training began with. A lower learning rate, a stronger "
+                "anchor to the target, or stopping (`early_stopping_patience`) may be what it needs."
+            )
+
+    def _keep_initial(self, figures: dict[str, float]) -> None:
+        self.save_model(str(self.initial_folder), _internal_call=True)
+        if self.args.should_save:
+            temporary = self.initial_folder / (_INITIAL_FIGURES + ".tmp")
+            temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, self.initial_folder / _INITIAL_FIGURES)
+        self.accelerator.wait_for_everyone()
+        if self.args.metric_for_best_model in (TAU, f"eval_{TAU}"):
+            self.state.best_metric, self.state.best_global_step = figures[TAU], 0
+
+    def train(self, *args, **kwargs):
+        if not kwargs.get("resume_from_checkpoint") and not (args and args[0]):
+            (self.initial_folder / _INITIAL_FIGURES).unlink(missing_ok=True)
+        output = super().train(*args, **kwargs)
+        weights = self.initial_folder / SAFE_WEIGHTS_NAME
+        if self.args.load_best_model_at_end and self.state.best_global_step == 0 and weights.exists():
+            logger.warning(
+                f"No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
+                f"length {self.state.best_metric:.3f}): it is kept."
+            )
+            self._restore(weights)
+        return output
+
+    def _restore(self, weights: Path) -> None:
+        drafter = self.accelerator.unwrap_model(self.model)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning(f"The drafter is sharded over processes; the best one is in `{weights.parent}`.")
+            return
+        drafter.load_state_dict(load_file(weights))
+
+
+class _KeepingCollator:
+    """Pads token ids and masks, and passes other columns through as lists."""
+
+    def __init__(self, collator: Callable[[list[dict]], dict[str, torch.Tensor]], columns: tuple[str, ...] | None):
+        self.collator = collator
+        self.columns = columns
+
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        batch = self.collator(rows)
+        wanted = rows[0].keys() - batch.keys() if self.columns is None else set(self.columns) & rows[0].keys()
+        return {**batch, **{name: [row[name] for row in rows] for name in sorted(wanted)}}
+
+
+def _check_models(model: Any, target: PreTrainedModel, processing_class: Any) -> None:
+    if not isinstance(model, DrafterModel):
+        raise ValueError(
+            f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
+            "one with `from_target(target)`."
+        )
+    model.bind_target(target)
+    tokens = len(processing_class) if processing_class is not None and hasattr(processing_class, "__len__") else 0
+    vocab_size = target.config.get_text_config().vocab_size
+    if tokens > vocab_size:
+        raise ValueError(
+            f"`processing_class` knows {tokens} tokens, but the target's vocabulary has {vocab_size}: it belongs to "
+            "another model. Pass the target's own tokenizer."
+        )
+
+
+def _check_columns(dataset: Dataset, name: str) -> None:
+    missing = {"input_ids", "loss_mask"} - set(dataset.column_names or [])
+    if missing:
+        raise ValueError(
+            f"`{name}` has no column {sorted(missing)}; it has {dataset.column_names}. Make it with `ppow data`, "
+            "which writes the target's own responses with token ids and loss mask."
+        )
