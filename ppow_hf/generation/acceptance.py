@@ -27,6 +27,9 @@ DEFAULT_WEIGHTS = {
     "sampling": (0.24, 0.32, 0.01, -0.11, 0.05, -0.6),
 }
 _CLIP = 8.0
+# Typical size of each feature, so that one deviation means the same for all.
+_SCALES = (1.0, 3.0, 3.0, 2.0, 1.5, 1.0)
+_FADING = 0.1
 
 
 def _sigmoid(z: float) -> float:
@@ -87,10 +90,11 @@ class AcceptanceEstimator:
             missing. `None` for the built-in ones.
         sampling (`bool`, *optional*, defaults to `False`): Which of the two to use.
         online (`bool`, *optional*, defaults to `True`): Whether [`AcceptanceEstimator.update`] changes anything.
-        learning_rate (`float`, *optional*): Step size of the first online update; it falls with the square root of
-            the number of outcomes seen. Defaults to 0.02 for the all-or-nothing outcomes of greedy decoding and 0.1
-            for the acceptance probabilities of sampling, which tell more.
-        prior_pull (`float`, *optional*, defaults to 0.002): Share of the way back to the prior, per outcome.
+        prior_deviation (`float`, *optional*, defaults to 0.3):
+            How far one text's weights are expected to lie from the prior's, as a standard deviation. Features with a
+            wide range (`_SCALES`) are allowed proportionally less.
+        drift (`float`, *optional*, defaults to 0.02):
+            Share of that variance that every outcome gives back, so that old outcomes are forgotten.
 
     Raises:
         ValueError: If the calibration is malformed.
@@ -102,17 +106,19 @@ class AcceptanceEstimator:
         *,
         sampling: bool = False,
         online: bool = True,
-        learning_rate: float | None = None,
-        prior_pull: float = 0.002,
+        prior_deviation: float = 0.3,
+        drift: float = 0.02,
     ):
         mode = "sampling" if sampling else "greedy"
         weights = (calibration or {}).get(mode, DEFAULT_WEIGHTS[mode])
         self.prior = check_weights(weights, mode)
         self.weights = list(self.prior)
         self.online = online
-        self.learning_rate = learning_rate if learning_rate is not None else (0.1 if sampling else 0.02)
-        self.prior_pull = prior_pull
         self.outcomes_seen = 0
+        self._prior_variance = [(prior_deviation / scale) ** 2 for scale in _SCALES]
+        self._drift = drift
+        size = len(FEATURES)
+        self._covariance = [[self._prior_variance[i] if i == j else 0.0 for j in range(size)] for i in range(size)]
 
     def predict(self, features: Sequence[float]) -> float:
         """
@@ -129,7 +135,8 @@ class AcceptanceEstimator:
 
     def update(self, features: Sequence[float], outcome: float) -> None:
         """
-        Learns from one verified draft token: one step of stochastic gradient descent on the log loss.
+        Learns from one verified draft token: a step of the extended Kalman filter of logistic regression, which weighs
+        each outcome by what is still uncertain. A few cycles are enough to follow a text.
 
         Args:
             features (`Sequence[float]`): The features the prediction was made from.
@@ -139,13 +146,22 @@ class AcceptanceEstimator:
         if not self.online:
             return
         self.outcomes_seen += 1
-        step = self.learning_rate / math.sqrt(1.0 + self.outcomes_seen / 16.0)
-        error = outcome - self.predict(features)
-        # Scaled by the features' size, so that a long feature vector cannot make the step overshoot.
-        step /= 1.0 + 0.1 * sum(feature * feature for feature in features)
-        for i, feature in enumerate(features):
-            pulled = self.weights[i] + self.prior_pull * (self.prior[i] - self.weights[i])
-            self.weights[i] = pulled + step * error * feature
+        probability = self.predict(features)
+        slope = probability * (1.0 - probability)
+        covariance = self._covariance
+        spread = [sum(c * x for c, x in zip(row, features, strict=True)) for row in covariance]
+        scale = 1.0 + slope * sum(s * x for s, x in zip(spread, features, strict=True))
+        error = (outcome - probability) / scale
+        shrink = slope / scale
+        keep = 1.0 - self._drift
+        for i, s in enumerate(spread):
+            self.weights[i] += s * error
+            row = covariance[i]
+            for j, t in enumerate(spread):
+                row[j] = keep * (row[j] - shrink * s * t)
+            # Back towards the prior, in uncertainty and in the weight itself: what was learnt long ago fades.
+            row[i] += self._drift * self._prior_variance[i]
+            self.weights[i] += self._drift * _FADING * (self.prior[i] - self.weights[i])
 
 
 def check_weights(weights: Any, mode: str) -> tuple[float, ...]:

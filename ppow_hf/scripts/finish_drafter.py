@@ -26,7 +26,7 @@ from ppow_hf.data import split_holdout
 from ppow_hf.evaluation.precision import parse_dtype
 from ppow_hf.generation import AcceptanceEstimator, brier_score, fit_calibration
 from ppow_hf.generation.acceptance import DEFAULT_WEIGHTS
-from ppow_hf.scripts.sft_drafter import load_all_responses
+from ppow_hf.scripts.training_run import LOG_FILE, PROVENANCE_FILE, load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.trainer.decoding_evaluation import decode_prompt, prompt_of
 
@@ -130,19 +130,22 @@ def main(args: FinishArguments) -> None:
 
     output = Path(args.output_dir)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Written whole under another name first: a crash leaves the old folder as it was.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
+    # Written whole under another name first, then the folders change places: a crash leaves the old one as it was.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        folder, old = Path(temporary, "new"), Path(temporary, "old")
+        if output.exists():
+            shutil.copytree(output, folder)
         drafter.save_pretrained(folder)
         provenance = {"calibration": {"arguments": asdict(args), "figures": figures}}
-        source = Path(args.drafter) / "training_provenance.json"
+        source = Path(args.drafter) / PROVENANCE_FILE
         if source.exists():
             provenance = {**json.loads(source.read_text()), **provenance}
         Path(folder, "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-        log = Path(args.drafter) / "training_log.json"
+        log = Path(args.drafter) / LOG_FILE
         if log.exists():
-            shutil.copy(log, Path(folder, "training_log.json"))
-        output.mkdir(exist_ok=True)
-        for file in sorted(os.listdir(folder)):
-            os.replace(Path(folder, file), output / file)
+            shutil.copy(log, folder / LOG_FILE)
+        if output.exists():
+            os.rename(output, old)
+        os.rename(folder, output)
     for mode, values in figures.items():
         print(f"{mode}: {json.dumps(values)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from ..generation import WindowConfig
 from .acceptance_losses import LOSSES
 
 
@@ -45,6 +46,8 @@ class DrafterSFTConfig(TrainingArguments):
             New tokens for each of them.
         eval_window (`str`, *optional*, defaults to `"fixed:5"`):
             Window policy of that decoding.
+        max_seconds (`float`, *optional*):
+            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons.
     """
 
     _VALID_DICT_FIELDS = TrainingArguments._VALID_DICT_FIELDS
@@ -79,6 +82,7 @@ class DrafterSFTConfig(TrainingArguments):
     )
     eval_decode_new_tokens: int = field(default=64, metadata={"help": "New tokens for each decoded prompt."})
     eval_window: str = field(default="fixed:5", metadata={"help": "Window policy of the decoding evaluation."})
+    max_seconds: float | None = field(default=None, metadata={"help": "Stop after so much time in training steps."})
 
     def __post_init__(self):
         if not 1 <= self.ttt_steps <= 8:
@@ -96,4 +100,7 @@ class DrafterSFTConfig(TrainingArguments):
                 "`eval_decode_prompts` must not be negative and `eval_decode_new_tokens` must be at least 2, got "
                 f"{self.eval_decode_prompts} and {self.eval_decode_new_tokens}."
             )
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"`max_seconds` must be above 0, got {self.max_seconds}.")
+        WindowConfig.parse(self.eval_window)
         super().__post_init__()

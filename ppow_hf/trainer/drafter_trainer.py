@@ -24,6 +24,7 @@ from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from .decoding_evaluation import decode_held_out
+from .time_budget import TimeBudget
 
 logger = logging.get_logger(__name__)
 
@@ -69,6 +70,8 @@ class DrafterTrainer(Trainer):
         callbacks = list(callbacks or [])
         if getattr(args, "early_stopping_patience", None):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if getattr(args, "max_seconds", None):
+            callbacks.append(TimeBudget(args.max_seconds))
         pad_token_id = next(
             (t for t in (getattr(processing_class, "pad_token_id", None), model.config.pad_token_id) if t is not None),
             0,

@@ -105,6 +105,8 @@ class PPOWConfig(TrainingArguments):
             Window policy of that decoding.
         early_stopping_patience (`int`, *optional*):
             Stop after this many evaluations without a better acceptance length.
+        max_seconds (`float`, *optional*):
+            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons.
     """
 
     _VALID_DICT_FIELDS = TrainingArguments._VALID_DICT_FIELDS
@@ -179,6 +181,8 @@ class PPOWConfig(TrainingArguments):
         default=None, metadata={"help": "Stop after so many evaluations without a better acceptance length."}
     )
 
+    max_seconds: float | None = field(default=None, metadata={"help": "Stop after so much time in training steps."})
+
     def __post_init__(self):
         self._check_numbers()
         self._check_choices()
@@ -210,6 +214,8 @@ class PPOWConfig(TrainingArguments):
         if self.reward_weights is not None:
             for weight in self.reward_weights:
                 self._check_number("reward_weights", weight, negative=True)
+        if self.max_seconds is not None:
+            self._check_number("max_seconds", self.max_seconds, positive=True)
         if isinstance(self.cost_ratio, str) and self.cost_ratio != "measured":
             try:
                 self.cost_ratio = float(self.cost_ratio)  # from a command line
