@@ -31,6 +31,7 @@ _EXPORTS = {
         "speculative_generate",
         "uninstall_hook",
     ],
+    "hub": ["export_drafter", "import_drafter"],
     "targets": ["load_target"],
     "trainer": ["DrafterSFTConfig", "DrafterSFTTrainer", "PPOWConfig", "PPOWTrainer"],
 }
@@ -79,5 +80,6 @@ if TYPE_CHECKING:
         speculative_generate,
         uninstall_hook,
     )
+    from .hub import export_drafter, import_drafter
     from .targets import load_target
     from .trainer import DrafterSFTConfig, DrafterSFTTrainer, PPOWConfig, PPOWTrainer

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .hub.commands import push
+from .hub.exchange_commands import export, import_
 from .targets import DEFAULT_TARGET
 
 app = typer.Typer(
@@ -286,6 +288,11 @@ def bench(
         check_float32=check_float32 if check_float32 == "all" else _int("--check-float32", check_float32),
     )
     console.print(f"Report: {output / 'report.md'}")
+
+
+app.command()(push)
+app.command()(export)
+app.command(name="import")(import_)
 
 
 def _floats(name: str, text: str) -> list[float]:

@@ -276,6 +276,23 @@ class DrafterModel(PreTrainedModel):
         if kwargs.get("is_main_process", True):
             self._plain_generation_config().save_pretrained(save_directory)
 
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """
+        Pushes the drafter with its card and remote code, all in one commit.
+
+        Args:
+            repo_id (`str`): Repository, `"name"` or `"organisation/name"`.
+            kwargs: As for [`~ppow_hf.hub.push_drafter.push_drafter`]: `private`, `create_pr`, `revision`, `token`,
+                `commit_message`, `dry_run` and others.
+
+        Returns:
+            [`~ppow_hf.hub.push.PushResult`].
+        """
+        # Imported here: drafters know nothing of the Hub, they only lead to it.
+        from ..hub.push_drafter import push_drafter
+
+        return push_drafter(self, repo_id, **kwargs)
+
     def _plain_generation_config(self) -> GenerationConfig:
         """A copy of the generation configuration whose window is a plain dict, as JSON wants it."""
         values = {k: v for k, v in self.generation_config.to_diff_dict().items() if k != "window"}

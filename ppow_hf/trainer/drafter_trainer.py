@@ -192,6 +192,53 @@ class DrafterTrainer(Trainer):
             return
         drafter.load_state_dict(load_file(weights))
 
+    # ---- the Hub ---------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Leaves making the repository to the first push, which retries; training can begin without it."""
+        from ..hub.push_drafter import hub_repo_id
+
+        self.hub_model_id, self.push_in_progress = hub_repo_id(self.args), None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ):
+        """
+        Pushes the drafter with the card of its training, all in one commit.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): Message of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): Kept for [`~transformers.Trainer`]; pushes always wait.
+            token (`str`, *optional*): Token of the Hub; the stored one by default.
+            revision (`str`, *optional*): Branch.
+            private (`bool`, *optional*): Whether a new repository is private.
+            kwargs: `create_pr`.
+
+        Returns:
+            [`~ppow_hf.hub.push.PushResult`].
+        """
+        from ..hub.push_drafter import push_trainer
+
+        return push_trainer(
+            self,
+            commit_message=commit_message,
+            token=token,
+            revision=revision,
+            private=private,
+            create_pr=kwargs.get("create_pr", False),
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        from ..hub.push_drafter import push_checkpoint
+
+        push_checkpoint(self, checkpoint_folder)
+
 
 class _KeepingCollator:
     """Pads token ids and masks, and passes other columns through as lists."""

@@ -1,0 +1,299 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""
+What a drafter's folder says about itself: the only source of a card's figures.
+
+Read are `config.json`, `generation_config.json`, the headers of the weight files, `provenance.json`,
+`training_log.json`, `cost_model.json` and every `results.json` under `benchmarks/`. Only the first and the weights
+must be there.
+
+`provenance.json` is what training wrote. Keys that are known here and that no trainer can know, so that they are added
+by whoever shares the drafter: `license` (of the drafter, an identifier of the Hub), `target_license`,
+`target_revision`, a `license` in every entry of `responses`, and `co2_eq_emissions` in the Hub's own form.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+
+from ..drafters import DRAFTER_FAMILIES, AutoDrafter
+from ..evaluation.aggregate import summarize
+from ..evaluation.methods import MethodError, parse_method
+from ..evaluation.precision import fingerprint
+
+BENCHMARK_FOLDER = "benchmarks"
+_NO_WEIGHTS = ("d2t", "t2d")
+
+
+@dataclass
+class Weights:
+    """
+    The drafter's weight files.
+
+    Args:
+        parameters (`int`): Numbers in the weights, the maps of the draft vocabulary left out.
+        bytes (`int`): Size of the files.
+        dtype (`str`): Most frequent dtype, for example `"bfloat16"`.
+    """
+
+    parameters: int
+    bytes: int
+    dtype: str
+
+
+@dataclass
+class Benchmark:
+    """
+    One `results.json`.
+
+    Args:
+        path (`str`): Its path in the folder, with `/`.
+        results (`dict`): Its content.
+        report (`str`, *optional*): Path of the `report.md` beside it.
+    """
+
+    path: str
+    results: dict[str, Any]
+    report: str | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.results["results"]
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """Means over suites."""
+        return self.results.get("summary") or summarize(self.rows)
+
+    def window_rows(self) -> list[dict[str, Any]]:
+        """Rows of the methods in which this drafter drafts."""
+        return [row for row in self.rows if is_window(row["method"])]
+
+    def best_fixed(self) -> int | None:
+        """The fixed window that was fastest on the mean over suites, at the lowest temperature."""
+        fixed = [row for row in self.summary if row["method"].startswith("fixed:") and row["speedup"] is not None]
+        if not fixed:
+            return None
+        best = max(fixed, key=lambda row: (-row["temperature"], row["speedup"]))
+        return int(best["method"].partition(":")[2])
+
+
+@dataclass
+class CardFacts:
+    """
+    Everything a card is made of.
+
+    Args:
+        folder (`Path`): The drafter's folder.
+        config, generation (`dict`): Contents of `config.json` and `generation_config.json`.
+        weights ([`Weights`]): Size of the drafter.
+        supervised, ppow (`dict`, *optional*): Provenance of the two training stages; `None` for a stage that was not
+            run or not recorded.
+        provenance (`dict`): All of `provenance.json`.
+        log (`dict`): `training_log.json`.
+        costs (`list[dict]`): Entries of `cost_model.json`.
+        benchmarks (`list[Benchmark]`): The main one first.
+        custom_generate (`bool`): Whether the folder holds remote code.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    weights: Weights
+    supervised: dict[str, Any] | None = None
+    ppow: dict[str, Any] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    log: dict[str, Any] = field(default_factory=dict)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    benchmarks: list[Benchmark] = field(default_factory=list)
+    custom_generate: bool = False
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The window that is used unless a call says otherwise."""
+        return self.generation.get("window") or {}
+
+    @property
+    def target_id(self) -> str | None:
+        """The target as a repository of the Hub, if it is one."""
+        name = self.config.get("target_name_or_path")
+        return name if name and is_repo_id(name) else None
+
+    @property
+    def responses(self) -> list[dict[str, Any]]:
+        """Provenance of the training data."""
+        entries = [entry for stage in (self.supervised, self.ppow) for entry in (stage or {}).get("responses") or []]
+        return [entry for i, entry in enumerate(entries) if entry and entry not in entries[:i]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the trainer wrote down about either stage."""
+        stages = (self.supervised, self.ppow, self.provenance)
+        return list(dict.fromkeys(note for stage in stages for note in (stage or {}).get("notes") or []))
+
+
+def read_facts(folder: str | os.PathLike) -> CardFacts:
+    """
+    Reads a drafter's folder.
+
+    Args:
+        folder (`str` or `os.PathLike`): A saved drafter.
+
+    Returns:
+        [`CardFacts`].
+
+    Raises:
+        OSError: If configuration or weights are missing, or a file is truncated.
+        ValueError: If the folder is no drafter of this library, or a benchmark is of another drafter or target.
+    """
+    folder = Path(folder)
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise OSError(f"`{folder}` holds no config.json. Give a folder that `drafter.save_pretrained` wrote.")
+    if config.get("model_type") not in {family.model_type for family in DRAFTER_FAMILIES}:
+        raise ValueError(
+            f"`{folder}` holds a `{config.get('model_type')}` model, no drafter of this library: a card is written "
+            "for what `drafter.save_pretrained` wrote."
+        )
+    provenance = _read_json(folder / "provenance.json") or {}
+    stages = training_stages(provenance)
+    facts = CardFacts(
+        folder=folder,
+        config=config,
+        generation=_read_json(folder / "generation_config.json") or {},
+        weights=_read_weights(folder),
+        supervised=stages.get("supervised"),
+        ppow=stages.get("ppow"),
+        provenance=provenance,
+        log=_read_json(folder / "training_log.json") or {},
+        costs=list((_read_json(folder / "cost_model.json") or {}).get("entries", {}).values()),
+        benchmarks=_read_benchmarks(folder),
+        custom_generate=(folder / "custom_generate" / "generate.py").is_file(),
+    )
+    for benchmark in facts.benchmarks:
+        _check_benchmark(benchmark, facts)
+    return facts
+
+
+def training_stages(provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """
+    The training stages behind a drafter, from the last one back along what each was started from.
+
+    Args:
+        provenance (`dict`): `provenance.json`.
+
+    Returns:
+        `dict[str, dict]`: The last run of every stage, `"supervised"` and `"ppow"`.
+    """
+    stages: dict[str, dict[str, Any]] = {}
+    record: Any = provenance
+    while isinstance(record, dict):
+        if record.get("stage") in ("supervised", "ppow"):
+            stages.setdefault(record["stage"], record)
+        record = record.get("started_from") or record.get("continued_from")
+    return stages
+
+
+def is_window(method: str) -> bool:
+    """Whether a benchmark's method is this drafter under a window policy."""
+    try:
+        return parse_method(method).kind == "window"
+    except MethodError:
+        return False
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name is that of a repository of the Hub, `owner/name`."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def public_text(value: Any) -> str:
+    """A recorded value as text; of a path of some machine only the last part."""
+    text = str(value)
+    if PurePosixPath(text).is_absolute() or text.startswith(("~", "./", "../")):
+        return PurePosixPath(text).name
+    return PureWindowsPath(text).name if PureWindowsPath(text).is_absolute() else text
+
+
+def machine_paths(text: str) -> list[str]:
+    """Absolute paths in a text; those of addresses (`https://...`) are none."""
+    return re.findall(r"(?<![\w/:.)\]~-])(?:~?(?:/[\w.+-]+){2,}|[A-Za-z]:\\[^\s`]+)", text)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"`{path}` is truncated or not JSON ({error}). Write it again, or delete it.") from None
+    if not isinstance(content, dict):
+        raise OSError(f"`{path}` is not a JSON object. Write it again, or delete it.")
+    return content
+
+
+def _read_weights(folder: Path) -> Weights:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise OSError(f"`{folder}` holds no weights (*.safetensors). Save the drafter with `save_pretrained`.")
+    parameters, dtypes = 0, {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_slice(name) for name in file.keys()}
+                sizes = {name: (math.prod(t.get_shape()), t.get_dtype()) for name, t in tensors.items()}
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"The weight file `{path}` is truncated or damaged ({error}). Save it again.") from error
+        for name, (count, dtype) in sizes.items():
+            if name not in _NO_WEIGHTS:
+                parameters += count
+                dtypes[dtype] = dtypes.get(dtype, 0) + count
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+    dtype = max(dtypes, key=dtypes.get) if dtypes else "unknown"
+    return Weights(parameters, sum(path.stat().st_size for path in files), names.get(dtype, dtype))
+
+
+def _read_benchmarks(folder: Path) -> list[Benchmark]:
+    root = folder / BENCHMARK_FOLDER
+    found = sorted(root.rglob("results.json"), key=lambda path: (len(path.parts), path))
+    benchmarks = []
+    for path in found:
+        results = _read_json(path)
+        missing = {"environment", "arguments", "results"} - results.keys()
+        if missing:
+            raise OSError(f"`{path}` lacks {sorted(missing)}: it was not written by `ppow bench`.")
+        report = path.with_name("report.md")
+        report = report.relative_to(folder).as_posix() if report.is_file() else None
+        benchmarks.append(Benchmark(path.relative_to(folder).as_posix(), results, report))
+    return benchmarks
+
+
+def _check_benchmark(benchmark: Benchmark, facts: CardFacts) -> None:
+    """Refuses figures of another target or of other weights."""
+    where = f"`{facts.folder / benchmark.path}`"
+    measured, own = benchmark.results["arguments"].get("target"), facts.config.get("target_name_or_path")
+    if measured and own and PurePosixPath(measured).name.lower() != PurePosixPath(own).name.lower():
+        raise ValueError(
+            f"{where} was measured with the target `{measured}`, but this drafter is for `{own}`. Run `ppow bench` "
+            "with this drafter, or remove the file."
+        )
+    recorded = benchmark.results.get("drafter_hash") or benchmark.results["arguments"].get("drafter_hash")
+    if recorded is not None and recorded != (found := fingerprint(AutoDrafter.from_pretrained(facts.folder))):
+        raise ValueError(
+            f"{where} was measured with another drafter (hash {recorded}, this one has {found}). Run `ppow bench` "
+            "with this drafter, or remove the file."
+        )

@@ -1,0 +1,127 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The results of a card: rows of `results.json` as table cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..evaluation.methods import PLAIN
+from .card_facts import Benchmark, CardFacts, is_window
+
+
+def number(value: float | None, digits: int = 2, suffix: str = "") -> str:
+    """A figure as a cell: `digits` decimals, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}{suffix}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a cell."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def with_interval(value: float | None, interval: list[float] | None, suffix: str = "") -> str:
+    """A figure and its interval as a cell."""
+    text = number(value, suffix=suffix)
+    return f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]" if interval and value is not None else text
+
+
+def own_summary(facts: CardFacts, benchmark: Benchmark) -> dict[str, Any] | None:
+    """The mean over suites of the drafter's own window, at the lowest temperature."""
+    own = [row for row in benchmark.summary if row["method"] == facts.window.get("policy")]
+    return min(own, key=lambda row: row["temperature"]) if own else None
+
+
+def benchmark_section(benchmark: Benchmark) -> dict[str, Any]:
+    """Protocol, hardware and tables of one `results.json`."""
+    results = benchmark.results
+    arguments, environment = results["arguments"], results["environment"]
+    limit = "all prompts" if arguments.get("limit") is None else f"at most {arguments['limit']} prompts"
+    template = "chat template" if arguments.get("chat_template") else "plain prompts, no chat template"
+    versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
+    hardware = f"{environment.get('device')} ({environment.get('device_name')})"
+    if environment.get("cpu_cores"):
+        hardware += f", {environment['cpu_cores']} cores, {environment.get('torch_threads')} torch threads"
+    bootstrap = results.get("bootstrap")
+    protocol = [
+        f"Protocol: batch of one prompt, {template}, {limit} a suite, at most {arguments.get('max_new_tokens')} new "
+        f"tokens a turn, seed {arguments.get('seed')}; methods run interleaved, prompt by prompt, in one process "
+        "after a warm-up, timed over the whole `generate` call.",
+        f"Dtype: {arguments['dtype']}",
+        f"Hardware: {hardware}, {environment.get('platform')}",
+        f"Versions: {versions or 'not recorded'}",
+    ]
+    if bootstrap:
+        protocol.append(f"Intervals: {100 * bootstrap['level']:g}%, {bootstrap['samples']} bootstrap samples")
+    tables = []
+    for temperature in dict.fromkeys(row["temperature"] for row in benchmark.rows):
+        how = "greedy decoding (temperature 0)" if temperature == 0 else f"sampling at temperature {temperature:g}"
+        rows = [row for row in benchmark.summary if row["temperature"] == temperature]
+        if rows and rows[0]["suites"] > 1:
+            header = ["method", "speedup", "predicted", "tau", "window", "acceptance rate"]
+            tables.append(
+                {"title": f"Mean over suites, {how}", "header": header, "rows": [_mean_row(r) for r in rows]}
+            )
+        header = ["suite", "method", "prompts", "tokens/s", "speedup", "predicted", "tau", "window", "acceptance rate"]
+        rows = [_suite_row(row) for row in benchmark.rows if row["temperature"] == temperature]
+        tables.append({"title": f"Per suite, {how}", "header": header, "rows": rows})
+    return {
+        "title": f"{', '.join(arguments['suites'])} in {arguments['dtype']} ({environment.get('device_name')})",
+        "path": benchmark.path,
+        "report": benchmark.report,
+        "protocol": protocol,
+        "tables": tables,
+    }
+
+
+def _mean_row(row: dict[str, Any]) -> list[str]:
+    return [f"`{row['method']}`", number(row["speedup"], suffix="x"), *_shared_cells(row, row["acceptance_length"])]
+
+
+def _suite_row(row: dict[str, Any]) -> list[str]:
+    return [
+        row["suite"],
+        f"`{row['method']}`",
+        str(row["num_prompts"]),
+        number(row["tokens_per_second"], 1),
+        with_interval(row["speedup"], row.get("speedup_interval"), "x"),
+        *_shared_cells(row, row["acceptance_length"], row.get("acceptance_length_interval")),
+    ]
+
+
+def _shared_cells(row: dict[str, Any], tau: float | None, interval: list[float] | None = None) -> list[str]:
+    return [
+        number(row["predicted_speedup"], suffix="x"),
+        with_interval(tau, interval),
+        number(row["mean_window"]),
+        number(row["acceptance_rate"]),
+    ]
+
+
+def other_methods(benchmarks: list[Benchmark]) -> str:
+    """What to say of methods in which this drafter has no part."""
+    methods = dict.fromkeys(row["method"] for benchmark in benchmarks for row in benchmark.rows)
+    names = [f"`{m}`" for m in methods if m != PLAIN and not is_window(m)]
+    return f"{', '.join(names)}: transformers' own, without this drafter; " if names else ""
+
+
+def lossless_rows(benchmark: Benchmark) -> list[list[str]]:
+    """Identical texts of every window policy, over all suites of a benchmark's greedy runs."""
+    rows = []
+    for mean in benchmark.summary:
+        if mean["temperature"] != 0 or not is_window(mean["method"]):
+            continue
+        of_method = [r for r in benchmark.window_rows() if (r["method"], r["temperature"]) == (mean["method"], 0)]
+        checked = sum(row.get("lossless_float32_prompts") or 0 for row in of_method)
+        rows.append(
+            [
+                f"`{benchmark.path}`",
+                f"`{mean['method']}`",
+                str(mean["num_prompts"]),
+                percent(mean["lossless"]),
+                benchmark.results["arguments"]["dtype"],
+                str(checked),
+                percent(mean["lossless_float32"]),
+            ]
+        )
+    return rows

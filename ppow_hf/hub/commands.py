@@ -1,0 +1,78 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""`ppow push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+_STYLES = {"new": "green", "changed": "yellow", "deleted": "red", "unchanged": "dim"}
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A saved drafter, or a Space's folder with --space.")],
+    repo: Annotated[str, typer.Option("--repo", help="namespace/name, or name in your own namespace.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    space: Annotated[bool, typer.Option("--space", help="The folder is a Space.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request in place of a commit.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch. Default: main.")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="First line of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Accepted by every command; a push draws no numbers.")] = 0,
+) -> None:
+    """
+    Share a drafter on the Hub: weights, configs, card, benchmarks and remote code in one commit.
+
+    Needs a token with write permission: `hf auth login`, or HF_TOKEN. Unchanged files are not sent again.
+    """
+    from .push import push_folder
+    from .push_drafter import push_saved
+
+    result = (push_folder if space else push_saved)(
+        folder,
+        repo,
+        private=private,
+        create_pr=create_pr,
+        revision=revision,
+        dry_run=dry_run,
+        commit_message=message,
+        **({"space": True} if space else {}),
+    )
+    show_push(result, Console(highlight=False), private=private)
+
+
+def show_push(result, console: Console, *, private: bool = False) -> None:
+    """
+    Prints what a push did.
+
+    Args:
+        result (`PushResult`): From `push_folder`.
+        console (`Console`): Where to print.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is a private one.
+    """
+    table = Table(title=f"{result.url} ({result.revision})")
+    table.add_column("file", overflow="fold")
+    table.add_column("size", justify="right")
+    table.add_column("stored as")
+    table.add_column("status")
+    for file in result.files:
+        size = "-" if file.status == "deleted" else decimal(file.size)
+        table.add_row(file.path, size, "LFS" if file.mode == "lfs" else "git", file.status, style=_STYLES[file.status])
+    console.print(table)
+    for path, reason in result.left_out:
+        console.print(f"[dim]left out: {path} ({reason})[/]")
+    kind = "private repository" if private else "repository"
+    new = f", a new {kind}" if result.creates_repo else ", a new branch" if result.creates_branch else ""
+    amount = f"{len(result.to_send)} of {len(result.files)} files ({decimal(result.bytes_to_send)})"
+    if result.dry_run:
+        console.print(f"Dry run: {amount} would be sent to {result.repo_id}{new}. Nothing was sent.")
+    elif result.commit_url is not None:
+        console.print(f"Sent {amount} to {result.repo_id}{new}, in one commit: {result.commit_url}")
+    elif result.pull_request_url is None:
+        console.print(f"{result.repo_id} is up to date: no commit was made.")
+    if result.pull_request_url is not None:
+        console.print(f"Pull request: {result.pull_request_url}")

@@ -1,0 +1,238 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""From a drafter or a trainer to the Hub: save, complete with remote code and card, push."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from .card import write_card
+from .push import push_folder, resolve_token
+from .push_errors import HubPushError
+from .push_files import MODEL_FOLDERS, check_model_files, check_no_secrets, git_blob_id, select_files
+from .push_session import PushResult
+from .remote_code import write_remote_code
+
+logger = logging.get_logger(__name__)
+# What belongs to one set of weights and would be wrong beside another.
+FACTS = ("cost_model.json", "provenance.json", "training_log.json", "LICENSE", "NOTICE")
+
+
+def push_drafter(
+    drafter: PreTrainedModel,
+    repo_id: str,
+    *,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    facts_from: str | os.PathLike | None = None,
+    max_shard_size: int | str = "50GB",
+    **kwargs: Any,
+) -> PushResult:
+    """
+    Saves a drafter to a temporary folder, adds remote code and card, and pushes it in one commit.
+
+    Benchmarks, cost model and provenance that lie in the folder the drafter was loaded from go along if the weights
+    are still those of that folder, and stay if they are not: they would be another drafter's.
+
+    Args:
+        drafter ([`DrafterModel`]): What to share.
+        repo_id (`str`): `"namespace/name"`, or `"name"` in your own namespace.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): A tokenizer to add. The target's
+            repository has it already.
+        facts_from (`str` or `os.PathLike`, *optional*): Folder with the benchmarks. Default: where the drafter was
+            loaded from.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): As for `save_pretrained`.
+        kwargs: Arguments of `push_folder`: `private`, `create_pr`, `revision`, `token`, `dry_run`, `commit_message`,
+            `max_retries`.
+
+    Returns:
+        `PushResult`: What was sent.
+
+    Raises:
+        ValueError: If an argument is unusable.
+        HubPushError: If the Hub refuses or cannot be reached.
+    """
+    origin = Path(facts_from if facts_from is not None else drafter.name_or_path or ".")
+    with tempfile.TemporaryDirectory(prefix="ppow_push_") as name:
+        folder = Path(name)
+        drafter.save_pretrained(folder, max_shard_size=max_shard_size)
+        if processing_class is not None:
+            processing_class.save_pretrained(folder)
+        if (origin / "config.json").is_file():
+            copy_facts(origin, folder)
+        complete_folder(folder, repo_id, shown=origin)
+        return push_folder(folder, repo_id, **kwargs)
+
+
+def push_saved(folder: str | os.PathLike, repo_id: str, *, card: str = "if_missing", **kwargs: Any) -> PushResult:
+    """
+    Pushes a saved drafter, with remote code and card added where they are missing. The folder itself stays as it is.
+
+    Args:
+        folder (`str` or `os.PathLike`): What `save_pretrained` or a trainer wrote.
+        repo_id (`str`): The repository.
+        card (`str`, *optional*, defaults to `"if_missing"`): When to write README.md from the folder's facts:
+            `"if_missing"`, `"always"` or `"never"`.
+        kwargs: Arguments of `push_folder`.
+
+    Returns:
+        `PushResult`: What was sent.
+
+    Raises:
+        ValueError: If the folder or an argument is unusable.
+        HubPushError: If the Hub refuses or cannot be reached.
+    """
+    selected = select_files(folder)
+    check_model_files(folder, selected.files)
+    check_no_secrets(selected.files, resolve_token(kwargs.get("token")))
+    with tempfile.TemporaryDirectory(prefix="ppow_push_") as name:
+        stage = Path(name)
+        for path, local in selected.files.items():
+            if path == "README.md" and card == "always":
+                continue
+            (stage / path).parent.mkdir(parents=True, exist_ok=True)
+            _link_or_copy(local, stage / path)
+        card_wanted = card != "never" and not (stage / "README.md").exists()
+        complete_folder(stage, repo_id, card=card_wanted, shown=Path(folder))
+        result = push_folder(stage, repo_id, **kwargs)
+    result.left_out = selected.left_out
+    return result
+
+
+def complete_folder(folder: Path, repo_id: str, *, card: bool = True, shown: Path | None = None) -> None:
+    """
+    Adds what makes a saved drafter a repository.
+
+    Args:
+        folder (`Path`): Changed in place. Folders of another model type, such as those of `ppow export`, get no code.
+        repo_id (`str`): The repository that the card's examples name.
+        card (`bool`, *optional*, defaults to `True`): Write README.md.
+        shown (`Path`, *optional*): The folder to name in errors, where `folder` is a copy that will be gone by then.
+
+    Raises:
+        ValueError: If the folder's facts contradict each other, or a file is damaged.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if str(config.get("model_type", "")).startswith("ppow_"):
+            write_remote_code(folder)
+        if card:
+            write_card(folder, repo_id=repo_id)
+    except (ValueError, OSError) as error:
+        words = f"config.json is not valid JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ValueError(words.replace(str(folder), str(shown or folder))) from error
+
+
+def push_trainer(
+    trainer: Trainer,
+    *,
+    commit_message: str | None = "End of training",
+    token: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    create_pr: bool = False,
+    **kwargs: Any,
+) -> PushResult | None:
+    """
+    A trainer's `push_to_hub`: saves the drafter to `output_dir` and pushes what belongs on the Hub of it.
+
+    Checkpoints, optimizer state and pickled arguments stay. Every process has to call it; the first one pushes.
+
+    Args:
+        trainer ([`~transformers.Trainer`]): A trainer of drafters.
+        commit_message (`str`, *optional*): First line of the commit.
+        token (`str`, *optional*): Default: `args.hub_token`.
+        revision (`str`, *optional*): Default: `args.hub_revision`.
+        private (`bool`, *optional*): Default: `args.hub_private_repo`.
+        create_pr (`bool`, *optional*, defaults to `False`): Open a pull request.
+        kwargs: Further arguments of `push_folder`.
+
+    Returns:
+        `PushResult`: What was sent; `None` on processes other than the first.
+    """
+    args = trainer.args
+    trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+    trainer.save_model(_internal_call=True)
+    if not trainer.is_world_process_zero():
+        return None
+    return push_saved(
+        args.output_dir,
+        hub_repo_id(args),
+        card="always",  # A card from before this training would tell of other weights.
+        commit_message=commit_message,
+        token=token or args.hub_token,
+        revision=revision or args.hub_revision,
+        private=bool(args.hub_private_repo if private is None else private),
+        create_pr=create_pr,
+        **kwargs,
+    )
+
+
+def push_checkpoint(trainer: Trainer, checkpoint_folder: str | os.PathLike) -> PushResult | None:
+    """
+    A trainer's push while it trains, after a checkpoint was saved. A failure is logged: it must not end the training.
+
+    Args:
+        trainer ([`~transformers.Trainer`]): A trainer of drafters.
+        checkpoint_folder (`str` or `os.PathLike`): The checkpoint; only the drafter in it is sent.
+
+    Returns:
+        `PushResult`: What was sent; `None` if nothing was, as with `hub_strategy="end"`.
+    """
+    args = trainer.args
+    if not trainer.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+        return None
+    trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+    try:
+        return push_saved(
+            checkpoint_folder,
+            hub_repo_id(args),
+            card="never",
+            commit_message=f"Training in progress, step {trainer.state.global_step}",
+            token=args.hub_token,
+            revision=args.hub_revision,
+            private=bool(args.hub_private_repo),
+        )
+    except HubPushError as error:
+        logger.warning(f"{error} Training goes on.")
+        return None
+
+
+def hub_repo_id(args: Any) -> str:
+    """The repository of a trainer: `hub_model_id`, or the name of `output_dir`."""
+    return args.hub_model_id or Path(args.output_dir).absolute().name
+
+
+def copy_facts(origin: Path, folder: Path) -> None:
+    """Copies benchmarks and the like, provided both folders hold the same weights."""
+    if _weights(origin) != _weights(folder):
+        logger.warning(
+            f"Benchmarks and provenance in `{origin}` belong to other weights than this drafter's (trained further, "
+            "or loaded in another dtype) and stay. Benchmark it with `ppow bench`, or push that folder itself."
+        )
+        return
+    for path, local in select_files(origin).files.items():
+        if path in FACTS or path.partition("/")[0] in set(MODEL_FOLDERS) - {"custom_generate"}:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(local, folder / path)
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    return {path.name: git_blob_id(path.read_bytes()) for path in sorted(folder.glob("model*.safetensors"))}
+
+
+def _link_or_copy(source: Path, destination: Path) -> None:
+    """Weights are only read: a link spares the copy where links are allowed."""
+    if source.suffix == ".safetensors":
+        try:
+            os.symlink(source.resolve(), destination)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, destination)

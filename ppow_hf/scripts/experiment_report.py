@@ -1,0 +1,140 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Report of a comparison of trainings: a table of acceptance lengths with intervals, and two pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CURVES = (
+    ("accepted_length", "accepted draft tokens per rolled-out window"),
+    ("kl", "KL(target || drafter) along the windows, nats"),
+    ("simulated_acceptance_length", "simulated acceptance length (supervised)"),
+)
+
+
+def write_report(folder: Path, results: dict[str, Any]) -> None:
+    """
+    Writes `report.md`, `acceptance.png` and `training.png`.
+
+    Args:
+        folder (`Path`): Where to; must exist.
+        results (`dict`): What `ppow_vs_cst.py` wrote to `results.json`.
+    """
+    _save(folder / "acceptance.png", lambda path: _draw_differences(path, results["results"]))
+    _save(folder / "training.png", lambda path: _draw_curves(path, results["training"]))
+    temporary = folder / ".report.md.tmp"
+    temporary.write_text(report_text(results), encoding="utf-8")
+    os.replace(temporary, folder / "report.md")
+
+
+def report_text(results: dict[str, Any]) -> str:
+    """The report as Markdown; every number comes from `results`."""
+    config, entries = results["config"], results["results"]
+    lines = [
+        "# PPOW against continued supervised training",
+        "",
+        f"Every arm starts from `{config['init']}` and trains for {config['common']['max_seconds']:g} seconds of "
+        "training steps on the same responses. Acceptance length (tau, bonus token included) of windows of a fixed "
+        f"size on the target's own greedy answers of at most {config['max_new_tokens']} tokens; brackets are 95% "
+        "bootstrap intervals over prompts, differences are paired by prompt.",
+        "",
+    ]
+    for window in config["windows"]:
+        rows = [entry for entry in entries if entry["window"] == window]
+        suites = list(dict.fromkeys(entry["suite"] for entry in rows))
+        lines += [
+            f"## Windows of {window}",
+            "",
+            _header(["drafter", "steps", *suites, "mean over the initialisation"]),
+        ]
+        for name in dict.fromkeys(entry["drafter"] for entry in rows):
+            of_suite = {entry["suite"]: entry for entry in rows if entry["drafter"] == name}
+            cells = [_tau(of_suite[suite]) for suite in suites]
+            last = of_suite[suites[-1]]
+            gain = "" if last["difference"] is None else _signed(last, "difference")
+            steps = results["training"].get(name, {}).get("steps", "")
+            lines.append("| " + " | ".join([name, str(steps), *cells, gain]) + " |")
+        lines.append("")
+    lines += [
+        "![Difference in mean acceptance length to the initialisation](acceptance.png)",
+        "",
+        "![Training](training.png)",
+        "",
+    ]
+    environment = results["environment"]
+    lines += ["Made on: " + ", ".join(f"{key} {value}" for key, value in sorted(environment.items()) if _flat(value))]
+    return "\n".join(lines) + "\n"
+
+
+def _header(names: list[str]) -> str:
+    return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
+
+
+def _tau(entry: dict[str, Any]) -> str:
+    return f"{entry['acceptance_length']:.3f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+
+
+def _signed(entry: dict[str, Any], name: str) -> str:
+    return f"{entry[name]:+.3f} [{entry[name + '_low']:+.3f}, {entry[name + '_high']:+.3f}]"
+
+
+def _flat(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _save(path: Path, draw: Callable[[Path], None]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    try:
+        draw(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _draw_differences(path: Path, entries: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    window = entries[0]["window"]
+    rows = [e for e in entries if e["window"] == window and e["difference"] is not None]
+    names = list(dict.fromkeys(e["drafter"] for e in rows))
+    suites = list(dict.fromkeys(e["suite"] for e in rows))
+    figure = Figure(figsize=(8, 1.2 + 0.55 * max(len(names), 1)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, suite in enumerate(suites):
+        chosen = {e["drafter"]: e for e in rows if e["suite"] == suite}
+        places = [i + (number - (len(suites) - 1) / 2) * 0.18 for i in range(len(names))]
+        middle = [chosen[name]["difference"] for name in names]
+        below = [chosen[name]["difference"] - chosen[name]["difference_low"] for name in names]
+        above = [chosen[name]["difference_high"] - chosen[name]["difference"] for name in names]
+        strong = suite == suites[-1]
+        axes.errorbar(
+            middle, places, xerr=[below, above], fmt="o", markersize=6 if strong else 4, capsize=3, label=suite
+        )
+    axes.axvline(0, color="0.4", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"acceptance length minus the initialisation's (windows of {window}, 95% interval)")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_curves(path: Path, training: dict[str, Any]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for number, (metric, title) in enumerate(_CURVES, start=1):
+        axes = figure.add_subplot(1, len(_CURVES), number)
+        for name, facts in training.items():
+            points = [(e["step"], e[metric]) for e in facts["log"] if metric in e]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        if axes.lines:
+            axes.legend(fontsize=6)
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,165 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The experiment: PPOW, its ablations, token-level RL and continued supervised training from one initialisation.
+
+    python trainers/recipes/smollm2/ppow_vs_cst.py                      # train what is missing, evaluate, report
+    python trainers/recipes/smollm2/ppow_vs_cst.py --arms ppow,cst      # some arms only
+    python trainers/recipes/smollm2/ppow_vs_cst.py --set ppow.beta=0.3  # try another value
+
+Training resumes with the arm it was in. Evaluation replays every drafter on the target's own greedy answers to the
+suites' prompts (`ppow_hf.evaluation.compare`), so that all prompts are used at little cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ppow_hf import AutoDrafter, load_target
+from ppow_hf.data import generate_responses, load_prompts, load_responses
+from ppow_hf.evaluation.compare import PromptOutcome, acceptance_figures, measure_acceptance
+from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.scripts.experiment_report import write_report
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPTS = {"sft": ROOT / "trainers/sft_drafter.py", "ppow": ROOT / "trainers/ppow.py"}
+
+
+def write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[str, Any]]:
+    """One entry per arm and seed: the stage and the options of its script."""
+    runs = {}
+    for arm, options in config["arms"].items():
+        if chosen is not None and arm not in chosen:
+            continue
+        options = dict(options)
+        stage, seeds = options.pop("stage"), options.pop("seeds")
+        for seed in seeds:
+            run = {**config["common"], **options, "seed": seed, "data_seed": 0}
+            if stage == "sft":
+                run.pop("eval_on_start", None)
+            name = f"{arm}-seed{seed}"
+            run.update(
+                drafter=config["init"],
+                responses=config["responses"],
+                output_dir=str(Path(config["output"]) / name),
+            )
+            runs[name] = {"stage": stage, "arm": arm, "options": run}
+    return runs
+
+
+def train(name: str, run: dict[str, Any]) -> None:
+    """Runs one arm in a process of its own, unless it is there already."""
+    output = Path(run["options"]["output_dir"])
+    if (output / "training_provenance.json").exists():
+        print(f"{name}: already trained")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    config = output / "options.yaml"
+    write_whole(config, yaml.safe_dump(run["options"], sort_keys=False))
+    print(f"{name}: training")
+    with open(output / "train.log", "w", encoding="utf-8") as log:
+        subprocess.run([sys.executable, SCRIPTS[run["stage"]], "--config", config], stdout=log, stderr=log, check=True)
+
+
+def suite_answers(config: dict[str, Any], target, tokenizer):
+    """The target's greedy answers to the suites' prompts: for evaluation only."""
+    folder = Path(config["output"]) / "answers"
+    if (folder / "provenance.json").exists():
+        return load_responses(folder)
+    prompts = [prompt for suite in config["suites"] for prompt in load_prompts(suite)]
+    return generate_responses(
+        target, tokenizer, prompts, folder, max_new_tokens=config["max_new_tokens"], temperatures={0.0: 1.0}
+    )
+
+
+def evaluate(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[int, dict[str, list[PromptOutcome]]]:
+    """Outcomes of every drafter with every window, kept beside the drafter."""
+    target, tokenizer = load_target(config["target"])
+    answers = suite_answers(config, target, tokenizer)
+    folders = {"init": Path(config["init"])}
+    folders |= {name: Path(run["options"]["output_dir"]) for name, run in runs.items()}
+    outcomes: dict[int, dict[str, list[PromptOutcome]]] = {window: {} for window in config["windows"]}
+    for name, folder in folders.items():
+        drafter = None
+        for window in config["windows"]:
+            stored = Path(config["output"]) / "outcomes" / f"{name}-fixed{window}.json"
+            if not stored.exists():
+                drafter = drafter or AutoDrafter.from_pretrained(folder, dtype=target.dtype)
+                found = measure_acceptance(target, drafter, answers, window, progress=True)
+                stored.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(stored, json.dumps([vars(outcome) for outcome in found]))
+            outcomes[window][name] = [PromptOutcome(**entry) for entry in json.loads(stored.read_text())]
+    return outcomes
+
+
+def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes) -> dict[str, Any]:
+    entries = []
+    for window, by_drafter in outcomes.items():
+        baselines = ["init", *sorted(name for name in runs if runs[name]["arm"] == "cst")]
+        figures = {b: acceptance_figures(by_drafter, baseline=b) for b in baselines if b in by_drafter}
+        for name in by_drafter:
+            for index, figure in enumerate(figures["init"][name]):
+                entry = {"drafter": name, "arm": runs[name]["arm"] if name in runs else "init", "window": window}
+                entry |= figure.to_dict()
+                for baseline in baselines[1:]:
+                    other = figures[baseline][name][index]
+                    entry[f"over_{baseline}"] = [other.difference, other.difference_low, other.difference_high]
+                entries.append(entry)
+    training = {}
+    for name, run in runs.items():
+        facts = json.loads((Path(run["options"]["output_dir"]) / "training_provenance.json").read_text())
+        log = json.loads((Path(run["options"]["output_dir"]) / "training_log.json").read_text())
+        training[name] = {"result": facts["result"], "steps": log["global_step"], "log": log["log_history"]}
+    return {
+        "environment": describe_environment(torch.device("cpu")),
+        "config": config,
+        "results": entries,
+        "training": training,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_suffix(".yaml"))
+    parser.add_argument("--arms", help="comma-separated; all by default")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. ppow.beta=0.3")
+    parser.add_argument("--report", type=Path, help="folder of results.json, report.md and pictures")
+    args = parser.parse_args()
+    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    for setting in args.set:
+        key, _, value = setting.partition("=")
+        *path, last = key.split(".")
+        places = [config]
+        if path and path[0] in ("sft", "ppow"):  # a stage's defaults reach all of its arms
+            places = [arm for arm in config["arms"].values() if arm["stage"] == path.pop(0)]
+        for place in places:
+            for part in path:
+                place = place[part]
+            place[last] = yaml.safe_load(value)
+    runs = runs_of(config, args.arms.split(",") if args.arms else None)
+    for name, run in runs.items():
+        train(name, run)
+    results = results_of(config, runs, evaluate(config, runs))
+    folder = args.report or Path(config["report"])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_report(folder, results)
+    print(f"{folder}/report.md")
+
+
+if __name__ == "__main__":
+    main()
