@@ -102,5 +102,8 @@ class DrafterSFTConfig(TrainingArguments):
             )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"`max_seconds` must be above 0, got {self.max_seconds}.")
-        WindowConfig.parse(self.eval_window)
+        try:
+            WindowConfig.parse(self.eval_window)
+        except ValueError as error:
+            raise ValueError(f"`eval_window` is {self.eval_window!r}: {error}") from None
         super().__post_init__()

@@ -4,6 +4,7 @@
 
 import time
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -37,7 +38,13 @@ class TimeBudget(TrainerCallback, ExportableState):
         if self._started is not None:
             self.spent += time.perf_counter() - self._started
             self._started = None
-        if self.spent >= self.seconds:
+        spent = self.spent
+        if args.world_size > 1:
+            # Processes must stop at the same step: by the one that spent most.
+            most = torch.tensor(spent, device=args.device)
+            torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+            spent = float(most)
+        if spent >= self.seconds:
             control.should_training_stop = True
             control.should_evaluate = args.eval_strategy != "no"
             control.should_save = args.save_strategy != "no"

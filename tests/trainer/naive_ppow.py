@@ -1,0 +1,183 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""PPOW's loss written out in loops over windows and tokens: what the trainer's must equal.
+
+Draft distributions come from `extend` and `step`, the target's from plain passes over text and window.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ppow_hf.drafters import gather_features
+
+
+@dataclass
+class NaiveGroup:
+    """One start of one text and the windows drafted from it."""
+
+    ids: list[int]
+    start: int
+    windows: list[list[int]]
+    old_log_probs: list[list[float]] = field(default_factory=list)
+
+
+def groups_of(experience, rows) -> list[NaiveGroup]:
+    """The windows of an experience, by the rows they were drafted for."""
+    starts, tokens = experience.inputs["starts"], experience.inputs["window_tokens"]
+    return [
+        NaiveGroup(list(rows[row]["input_ids"]), int(starts[row, place]), tokens[row, place].tolist())
+        for row, place in (starts >= 0).nonzero().tolist()
+    ]
+
+
+class NaivePPOW:
+    """The loss of given windows for a drafter, a target and a configuration, as a number."""
+
+    def __init__(self, drafter, target, args, eos=frozenset()):
+        self.drafter, self.target, self.args, self.eos = drafter, target, args, eos
+
+    @torch.no_grad()
+    def draft_logits(self, ids: list[int], start: int, window: list[int]) -> list[torch.Tensor]:
+        text = torch.tensor([ids[:start]])
+        features = None
+        if self.drafter.feature_layer_ids:
+            output = self.target(text, output_hidden_states=True)
+            features = gather_features(output.hidden_states, self.drafter.feature_layer_ids)[:, :-1]
+        state = self.drafter.new_state()
+        logits = [self.drafter.extend(state, text, features)[0]]
+        for token in window[:-1]:
+            logits.append(self.drafter.step(state, torch.tensor([token]))[0])
+        return [row.double() for row in logits]
+
+    @torch.no_grad()
+    def target_logits(self, ids: list[int], start: int, window: list[int]) -> list[torch.Tensor]:
+        text = torch.tensor([ids[:start] + window[:-1]])
+        return list(self.target(text).logits[0, start - 1 :].double())
+
+    def kept(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities of the draft vocabulary, not renormalised."""
+        probs = logits.softmax(-1)
+        ids = self.drafter.draft_token_ids
+        return probs if ids is None else probs[ids]
+
+    def column(self, token: int) -> int:
+        ids = self.drafter.draft_token_ids
+        return token if ids is None else ids.tolist().index(token)
+
+    def log_probs(self, ids, start, window) -> list[float]:
+        logits = self.draft_logits(ids, start, window)
+        return [
+            (row / self.args.rollout_temperature).log_softmax(-1)[self.column(token)].item()
+            for row, token in zip(logits, window, strict=True)
+        ]
+
+    def remember(self, groups: list[NaiveGroup]) -> None:
+        """Takes the present drafter for the one that drafted the windows."""
+        for group in groups:
+            group.old_log_probs = [self.log_probs(group.ids, group.start, window) for window in group.windows]
+
+    def drafted(self, window: list[int]) -> int:
+        """Tokens of a window up to the end of the text."""
+        return next((k + 1 for k, token in enumerate(window) if token in self.eos), len(window))
+
+    def accepted(self, group: NaiveGroup, window: list[int]) -> int:
+        target = self.target_logits(group.ids, group.start, window)
+        count = 0
+        while count < self.drafted(window) and window[count] == int(target[count].argmax()):
+            count += 1
+        return count
+
+    def expected(self, group: NaiveGroup, window: list[int], old: list[float]) -> float:
+        target = self.target_logits(group.ids, group.start, window)
+        total, alive = 0.0, 1.0
+        for k in range(self.drafted(window)):
+            log_p = (target[k] / self.args.rollout_temperature).log_softmax(-1)[window[k]].item()
+            alive *= min(1.0, torch.tensor(log_p - old[k]).exp().item())
+            total += alive
+        return total
+
+    def target_gap(self, group: NaiveGroup, window: list[int]) -> float:
+        count = self.drafted(window)
+        own = list(group.ids[: group.start])
+        gap = 0.0
+        with torch.no_grad():
+            for _ in range(count):
+                row = self.target(torch.tensor([own])).logits[0, -1].double().log_softmax(-1)
+                own.append(int(row.argmax()))
+                gap += row.max().item()
+        target = self.target_logits(group.ids, group.start, window)
+        return gap - sum(target[k].log_softmax(-1)[window[k]].item() for k in range(count))
+
+    def rewards(self, group: NaiveGroup) -> list[float]:
+        args, rewards = self.args, []
+        for window, old in zip(group.windows, group.old_log_probs, strict=True):
+            k = self.expected(group, window, old) if args.acceptance == "expected" else self.accepted(group, window)
+            reward = k / (k * args.cost_ratio + 1)
+            if args.proximity_eta and k == 0 and self.target_gap(group, window) < args.proximity_epsilon:
+                reward += args.proximity_eta
+            rewards.append(reward)
+        return rewards
+
+    def advantages(self, rewards: list[float]) -> list[float]:
+        mean = sum(rewards) / len(rewards)
+        spread = (sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) ** 0.5
+        if max(rewards) - min(rewards) < 1e-9:
+            return [0.0] * len(rewards)
+        scale = spread + 1e-4 if self.args.scale_rewards == "group" else 1.0
+        return [(r - mean) / scale for r in rewards]
+
+    def loss(self, groups: list[NaiveGroup]) -> float:
+        """The loss under the present drafter, of windows that an earlier one drafted."""
+        args = self.args
+        policy = divergence = length = 0.0
+        tokens = windows = 0
+        weight_sum = 0.0
+        for group in groups:
+            advantages = self.advantages(self.rewards(group))
+            for window, advantage, old in zip(group.windows, advantages, group.old_log_probs, strict=True):
+                count = self.drafted(window)
+                matched = self.accepted(group, window)
+                now = self.log_probs(group.ids, group.start, window)
+                draft = self.draft_logits(group.ids, group.start, window)
+                target = self.target_logits(group.ids, group.start, window)
+                heat = 1.0 if args.acceptance == "greedy" else args.rollout_temperature
+                alive, reach = 1.0, 1.0
+                for k in range(count):
+                    credited = advantage if args.credit == "window" or k <= matched else 0.0
+                    ratio = torch.tensor(now[k] - old[k]).exp().item()
+                    clipped = min(max(ratio, 1 - args.epsilon), 1 + args.epsilon)
+                    policy -= min(ratio * credited, clipped * credited)
+                    q, p = (draft[k] / heat).softmax(-1), self.kept(target[k] / heat)
+                    one, other = (p / p.sum(), q) if args.kl_direction == "forward" else (q, p / p.sum())
+                    kl = (one * (one.log() - other.log())).sum().item()
+                    if args.kl_weighting == "reach":
+                        kl *= reach
+                    divergence += kl
+                    weight_sum += reach
+                    reach *= float(k < matched)
+                    alive *= torch.minimum(p, q).sum().item()
+                    length += alive
+                tokens += count
+                windows += 1
+        anchor = sum(map(self.anchor, groups)) / len(groups) if args.anchor_weight else 0.0
+        return (
+            args.policy_weight * policy / tokens
+            + args.beta * divergence / (weight_sum if args.kl_weighting == "reach" else tokens)
+            - args.expected_length_weight * length / windows
+            + args.anchor_weight * anchor
+        )
+
+    def anchor(self, group: NaiveGroup) -> float:
+        """KL to the target along the text's own window, per token."""
+        window = group.ids[group.start : group.start + self.args.window_size]
+        total = 0.0
+        for draft, target in zip(
+            self.draft_logits(group.ids, group.start, window),
+            self.target_logits(group.ids, group.start, window),
+            strict=True,
+        ):
+            p = self.kept(target)
+            p = p / p.sum()
+            total += (p * (p.log() - draft.log_softmax(-1))).sum().item()
+        return total / len(window)

@@ -1,0 +1,112 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+import dataclasses
+
+import pytest
+from transformers import TrainingArguments
+
+from ppow_hf.trainer import PPOWConfig
+
+NAN, INF = float("nan"), float("inf")
+
+
+def config(tmp_path, **values) -> PPOWConfig:
+    return PPOWConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **values)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("num_generations", [1, 0, -4, 2.0, True, "8"]),
+        ("window_size", [0, -1, 2.5, None]),
+        ("num_windows", [0, 1.5]),
+        ("min_distance", [0, -1]),
+        ("num_iterations", [0, 1.5]),
+        ("max_length", [2, 0, 10.0]),
+        ("cost_ratio", [0, 0.0, -0.12, NAN, INF, "free", "-1", "nan", "", True, None]),
+        ("rollout_temperature", [0.0, -1.0, NAN, INF, "hot"]),
+        ("epsilon", [0.0, -0.2, NAN]),
+        ("proximity_epsilon", [0.0, -2.0, INF]),
+        ("proximity_eta", [-1.0, NAN]),
+        ("beta", [-0.1, NAN, None]),
+        ("policy_weight", [-1.0, INF]),
+        ("expected_length_weight", [-1.0, NAN]),
+        ("anchor_weight", [-0.5, NAN]),
+        ("uniform_share", [-0.1, 1.1, NAN]),
+        ("adaw_warmup", [-0.1, NAN, INF, 2.5]),
+        ("reward_weights", [[1.0, NAN], [None], ["1"]]),
+        ("eval_decode_prompts", [-1, 2.0]),
+        ("eval_decode_new_tokens", [1, 0]),
+        ("early_stopping_patience", [0, -1, 1.5]),
+        ("max_seconds", [0, -1.0, NAN]),
+        ("window_selection", ["critical", "", None]),
+        ("acceptance", ["argmax", None]),
+        ("credit", ["token", None]),
+        ("scale_rewards", ["batch", True]),
+        ("kl_direction", ["both", None]),
+        ("kl_weighting", ["position"]),
+        ("eval_window", ["always", "fixed:0", "fixed:five", "confidence:2", ""]),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(tmp_path, field, values):
+    for value in values:
+        with pytest.raises(ValueError) as error:
+            config(tmp_path, **{field: value})
+        assert f"`{field}`" in str(error.value), (value, str(error.value))
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_generations", 1), ("cost_ratio", -0.12), ("credit", "token")])
+def test_errors_say_what_was_given(tmp_path, field, value):
+    with pytest.raises(ValueError, match=rf"got {value!r}"):
+        config(tmp_path, **{field: value})
+
+
+def test_values_at_their_limits_are_accepted(tmp_path):
+    limits = config(
+        tmp_path,
+        num_generations=2,
+        window_size=1,
+        num_windows=1,
+        max_length=3,
+        proximity_eta=0,
+        beta=0,
+        policy_weight=0,
+        uniform_share=1.0,
+        adaw_warmup=0,
+        reward_weights=[1.0, -0.5],
+        eval_decode_prompts=0,
+    )
+    assert limits.metric_for_best_model is None, "without decoding there is no acceptance length to choose by"
+
+
+def test_a_cost_ratio_may_come_as_text(tmp_path):
+    assert config(tmp_path, cost_ratio="0.08").cost_ratio == 0.08
+    assert config(tmp_path, cost_ratio="measured").cost_ratio == "measured"
+
+
+@pytest.mark.parametrize("field", ["load_best_model_at_end", "early_stopping_patience"])
+def test_what_goes_by_the_acceptance_length_needs_it(tmp_path, field):
+    steps = {"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 5}
+    with pytest.raises(ValueError, match=f"`{field}`.*`eval_decode_prompts` is 0"):
+        config(tmp_path, **steps, **{field: 1}, eval_decode_prompts=0)
+    config(tmp_path, **steps, **{field: 1}, eval_decode_prompts=4)
+
+
+def test_early_stopping_needs_evaluations(tmp_path):
+    with pytest.raises(ValueError, match="`early_stopping_patience`.*`eval_strategy`"):
+        config(tmp_path, early_stopping_patience=2)
+
+
+def test_defaults_are_those_of_the_paper_where_it_gives_any(tmp_path):
+    defaults = config(tmp_path)
+    assert (defaults.num_generations, defaults.window_size, defaults.cost_ratio) == (8, 10, 0.12)
+    assert (defaults.window_selection, defaults.credit, defaults.scale_rewards) == ("adaw", "window", "group")
+    assert (defaults.metric_for_best_model, defaults.greater_is_better) == ("eval_acceptance_length", True)
+
+
+def test_every_field_is_documented_and_has_a_help_text():
+    own = set(PPOWConfig.__annotations__) - set(TrainingArguments.__annotations__)
+    for field in dataclasses.fields(PPOWConfig):
+        if field.name in own:
+            assert f"        {field.name} (" in PPOWConfig.__doc__, field.name
+            assert field.metadata.get("help"), field.name

@@ -1,0 +1,162 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Reward functions and ablations of the reinforcement-learning stage, through the trainer."""
+
+import functools
+
+import pytest
+import torch
+
+from ppow_hf import CostModel
+from ppow_hf.rl import measured_speedup_reward, speedup_reward, token_agreement_reward
+from ppow_hf.trainer import PPOWTrainer
+from tests.testing_utils import tiny_eagle3, tiny_target
+from tests.trainer.common import token_rows
+from tests.trainer.naive_ppow import NaivePPOW, groups_of
+from tests.trainer.ppow_common import (
+    QUIET,
+    make_experience,
+    ppow_args,
+    ppow_trainer,
+    tokenizer_of,
+    training_logs,
+    weights_of,
+)
+
+
+def test_a_reward_function_of_ones_own_gets_what_grpo_passes(tmp_path):
+    rows = token_rows(4).add_column("topic", ["a", "b", "c", "d"]).add_column("accepted", [99, 99, 99, 99])
+    calls = []
+
+    def likes_low_tokens(prompts, completions, completion_ids, topic, accepted, target_gap, **kwargs):
+        calls.append((prompts, completions, completion_ids, topic, accepted, target_gap))
+        return [-float(sum(ids)) for ids in completion_ids]
+
+    trainer = ppow_trainer(
+        tmp_path,
+        dataset=rows,
+        reward_funcs=likes_low_tokens,
+        tokenizer=tokenizer_of(),
+        max_steps=1,
+        train_sampling_strategy="sequential",
+        **QUIET,
+    )
+    experience = make_experience(trainer, rows)
+    ((prompts, completions, ids, topics, accepted, gaps),) = calls
+    count = int(experience.chosen.sum()) * 4
+    assert len(prompts) == len(completions) == len(ids) == len(topics) == len(accepted) == len(gaps) == count == 32
+    starts = experience.inputs["starts"]
+    places = [(row, int(starts[row, s])) for row, s in (starts >= 0).nonzero().tolist() for _ in range(4)]
+    for (row, start), prompt, completion, tokens, topic in zip(places, prompts, completions, ids, topics, strict=True):
+        assert prompt == " ".join(f"t{i}" for i in rows[row]["input_ids"][:start])
+        assert completion == " ".join(f"t{i}" for i in tokens)
+        assert topic == "abcd"[row]
+    assert max(accepted) <= 3, "a column of the dataset must not hide what was measured"
+    # The best window of a group has the highest advantage.
+    advantages, sums = experience.advantages[:, 0].view(-1, 4), torch.tensor([sum(i) for i in ids]).view(-1, 4)
+    assert torch.equal(advantages.argmax(-1), sums.argmin(-1))
+
+
+def wrong_length(completion_ids, **kwargs):
+    return [0.0] * (len(completion_ids) - 1)
+
+
+def not_a_number(completion_ids, **kwargs):
+    return [float("nan")] * len(completion_ids)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(wrong_length, "wrong_length returned 31 rewards for 32 windows"), (not_a_number, "not_a_number returned nan")],
+)
+def test_a_bad_reward_function_is_named(tmp_path, function, message):
+    trainer = ppow_trainer(tmp_path, dataset=token_rows(4), reward_funcs=[speedup_reward, function], **QUIET)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_reward_weights_must_fit(tmp_path):
+    with pytest.raises(ValueError, match="`reward_weights` has 1 entries for 2 reward functions"):
+        ppow_trainer(tmp_path, reward_weights=[1.0])
+
+
+def test_reward_weights_scale_the_parts(tmp_path):
+    trainer = ppow_trainer(tmp_path, reward_weights=[0.5, 3.0], proximity_epsilon=50.0, max_steps=1, **QUIET)
+    trainer.train()
+    (log,) = training_logs(trainer)
+    parts = [log[f"rewards/{n}/mean"] * log[f"rewards/{n}/share"] for n in ("speedup_reward", "proximity_reward")]
+    assert log["reward"] == pytest.approx(0.5 * parts[0] + 3.0 * parts[1], abs=1e-5)
+
+
+def test_the_token_level_baseline(tmp_path):
+    """Every position is compared with the same position of the other windows, whatever came before it."""
+    trainer = ppow_trainer(tmp_path, reward_funcs=[token_agreement_reward], num_generations=8, num_windows=4, **QUIET)
+    experience = make_experience(trainer, token_rows(4))
+    tokens = experience.inputs["window_tokens"][experience.chosen]
+    advantages = experience.advantages.view(tokens.shape)
+    naive = NaivePPOW(trainer.model, trainer.target_model, trainer.args)
+    groups = groups_of(experience, token_rows(4))
+    uneven = 0
+    for g, group in enumerate(groups):
+        rewards = torch.tensor(
+            [
+                [
+                    float(token == int(row.argmax()))
+                    for token, row in zip(w, naive.target_logits(group.ids, group.start, w), strict=True)
+                ]
+                for w in group.windows
+            ]
+        )
+        expected = (rewards - rewards.mean(0)) / (rewards.std(0) + 1e-4)
+        torch.testing.assert_close(advantages[g], expected, rtol=1e-4, atol=1e-4)
+        uneven += int((rewards.std(0) > 0).sum())
+    assert uneven > 0
+    trainer.train()
+    assert "rewards/token_agreement_reward/mean" in training_logs(trainer)[0]
+
+
+COSTS = {"gamma": 0.05}
+
+ABLATIONS = {
+    "uniform": {"window_selection": "uniform"},
+    "uniform_share": {"uniform_share": 0.5, "min_distance": 3},
+    "without_proximity": {"proximity_eta": 0.0},
+    "without_either": {"proximity_eta": 0.0, "window_selection": "uniform"},
+    "prefix": {"credit": "prefix"},
+    "sampled": {"acceptance": "sampled", "credit": "prefix"},
+    "expected": {"acceptance": "expected", "credit": "prefix"},
+    "greedy_window": {"greedy_window": True, "rollout_temperature": 0.7},
+    "unscaled": {"scale_rewards": "none"},
+    "reach": {"kl_weighting": "reach", "acceptance": "sampled"},
+    "reverse": {"kl_direction": "reverse"},
+    "anchors_alone": {"policy_weight": 0.0, "anchor_weight": 1.0, "expected_length_weight": 1.0},
+    "measured": {"cost_ratio": "measured"},
+    "one_token": {"window_size": 1},
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_run(tmp_path, name):
+    target = tiny_target()
+    drafter = tiny_eagle3(target, draft_vocab_size=48)
+    before = weights_of(drafter)
+    rewards = [measured_speedup_reward, functools.partial(speedup_reward)] if name == "measured" else None
+    trainer = PPOWTrainer(
+        model=drafter,
+        target_model=target,
+        args=ppow_args(tmp_path, max_steps=2, **{**QUIET, **ABLATIONS[name]}),
+        train_dataset=token_rows(),
+        reward_funcs=rewards,
+        cost_model=CostModel(**COSTS) if name == "measured" else None,
+    )
+    trainer.train()
+    logs = training_logs(trainer)
+    assert len(logs) == 2
+    assert all(torch.tensor(v).isfinite() for log in logs for v in log.values())
+    assert any(not torch.equal(before[n], value) for n, value in drafter.state_dict().items())
+    assert ("rewards/proximity_reward/share" in logs[0]) == (
+        name not in ("without_proximity", "without_either", "measured")
+    )
+    if name == "measured":
+        assert logs[0]["rewards/measured_speedup_reward/mean"] > 0
+        assert trainer._evaluation_costs().gamma == 0.05
