@@ -3,13 +3,30 @@
 """A small causal language model as a drafter, under the same window interface as the others."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from .configuration_causal_lm import CausalLMDrafterConfig
+from .logits_head import logits_head
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
-from .packed_windows import window_logits
+from .packed_pass import PackedPass, cannot_pack
+from .packed_windows import check_starts, window_logits
+
+
+@dataclass
+class CausalLMWindows:
+    """Windows of a causal-LM drafter, drafted side by side: their pass, and the projection of its states."""
+
+    packed: PackedPass
+    head: Callable[[torch.Tensor], torch.Tensor] | None
+
+    @property
+    def num_windows(self) -> int:
+        """Windows per text."""
+        return self.packed.starts.shape[1]
 
 
 class CausalLMDrafter(DrafterModel):
@@ -148,6 +165,54 @@ class CausalLMDrafter(DrafterModel):
         else:
             state.drafted += length
         return output.logits[:, -1]
+
+    def begin_windows(
+        self,
+        input_ids: torch.LongTensor,
+        features: torch.Tensor | None,
+        starts: torch.LongTensor,
+        group_size: int = 1,
+    ) -> tuple[CausalLMWindows, torch.Tensor]:
+        starts = check_starts(starts, input_ids, group_size)
+        reason = cannot_pack(self.model)
+        if reason is not None:
+            raise ValueError(
+                f"Windows of `{type(self.model).__name__}` cannot be drafted side by side: {reason}. Load the drafter "
+                'with `attn_implementation="sdpa"` or `"eager"`, or draft one window at a time.'
+            )
+        head = logits_head(self.model, input_ids)
+        cache = DynamicCache()
+        output = self._states(input_ids, head, past_key_values=cache, use_cache=True)
+        packed = PackedPass(
+            self.model,
+            cache,
+            torch.ones_like(input_ids),
+            starts.repeat_interleave(group_size, dim=1),
+            apart=head is not None,
+            keep=True,
+        )
+        rows = torch.arange(len(starts), device=starts.device)[:, None]
+        states = output[rows, starts - 1]
+        return CausalLMWindows(packed, head), states if head is None else head(states)
+
+    def step_windows(self, state: CausalLMWindows, token_ids: torch.LongTensor) -> torch.Tensor:
+        states = state.packed.feed(token_ids[..., None])[:, :, 0]
+        return states if state.head is None else state.head(states)
+
+    def text_logits(
+        self, input_ids: torch.LongTensor, features: torch.Tensor | None
+    ) -> Callable[[torch.LongTensor, torch.LongTensor], torch.Tensor]:
+        head = logits_head(self.model, input_ids)
+        states = self._states(input_ids, head, use_cache=False)
+        if head is None:
+            return lambda rows, columns: states[rows, columns]
+        return lambda rows, columns: head(states[rows, columns])
+
+    def _states(self, input_ids: torch.LongTensor, head: Callable | None, **kwargs) -> torch.Tensor:
+        """Last hidden states, or logits where the head cannot be applied apart. Texts are padded on the right."""
+        if head is None:
+            return self.model(input_ids, **kwargs).logits
+        return self.model.base_model(input_ids, **kwargs).last_hidden_state
 
     # ---- training --------------------------------------------------------------------------------------------------
 

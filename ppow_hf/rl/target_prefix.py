@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +11,8 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from ..drafters import gather_features
-from .packed_pass import cannot_pack
-
-# How a target's logits come from its last hidden state; a module is not kept, so that it may be replaced.
-_HEADS: weakref.WeakKeyDictionary[PreTrainedModel, str | None] = weakref.WeakKeyDictionary()
+from ..drafters.logits_head import logits_head
+from ..drafters.packed_pass import cannot_pack
 
 
 @dataclass
@@ -120,42 +117,3 @@ def target_prefix(
         features=gather_features(output.hidden_states, layer_ids) if layer_ids else None,
         head=head,
     )
-
-
-@torch.no_grad()
-def logits_head(target: PreTrainedModel, input_ids: torch.LongTensor) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """
-    How to get the target's logits from the last hidden state of its base model, where that is possible.
-
-    With it, the vocabulary is projected only for the rows that are looked at. It is tried once per target, against
-    the target's own logits on a few tokens.
-
-    Args:
-        target ([`~transformers.PreTrainedModel`]): The target.
-        input_ids (`torch.LongTensor` of shape `(batch, length)`): Any text, unpadded at its beginning.
-
-    Returns:
-        `Callable` from `(..., hidden_size)` to `(..., vocab_size)`: the output embedding, followed by
-        `config.final_logit_softcapping` where the target has it. `None` if that does not give the target's logits.
-    """
-    embedding = target.get_output_embeddings()
-    if embedding is None or target.base_model is target:
-        return None
-    cap = getattr(target.config.get_text_config(), "final_logit_softcapping", None)
-
-    def plain(states: torch.Tensor) -> torch.Tensor:
-        return embedding(states)
-
-    def soft_capped(states: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(embedding(states) / cap) * cap
-
-    # By the config, not by trial: small logits hardly change under a cap, and would pass for uncapped ones.
-    name, head = ("plain", plain) if cap is None else ("soft_capped", soft_capped)
-    if target not in _HEADS:
-        probe = input_ids[:1, :8]
-        logits = target(input_ids=probe, use_cache=False).logits
-        mine = head(target.base_model(input_ids=probe, use_cache=False).last_hidden_state)
-        # Same shapes and the same kernels give the very same numbers; a scaled head does not.
-        same = mine.shape == logits.shape and torch.allclose(mine.float(), logits.float(), rtol=1e-6, atol=0)
-        _HEADS[target] = name if same else None
-    return head if _HEADS[target] == name else None

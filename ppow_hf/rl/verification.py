@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .packed_pass import PackedPass, cannot_pack
+from ..drafters.packed_pass import PackedPass, cannot_pack
 from .target_prefix import TargetPrefix, target_prefix
 
 logger = logging.get_logger(__name__)
@@ -251,7 +251,7 @@ def _packed_tokens(target, prefix, starts, windows, score: _Scorer, chunk_size: 
         per_pass = max(1, min(per_pass, chunk_size // (batch * (size - 1))))
     for part in torch.arange(units.shape[1], device=units.device).split(per_pass):
         here = alive[:, part]
-        states = PackedPass(target, prefix, unit_starts[:, part]).feed(tokens[:, part])
+        states = _packed(target, prefix, unit_starts[:, part]).feed(tokens[:, part])
         states = states[here.to(states.device)].flatten(0, 1)
         places = slots[:, part][here].flatten()
         for states_chunk, places_chunk in zip(states.split(chunk_size), places.split(chunk_size), strict=True):
@@ -320,7 +320,7 @@ def _continue_packed(target, prefix, starts, known, open_, tokens, log_probs, be
         last = int((starts.gather(1, order) + size - 2)[:, part][alive[:, part]].max())
         steps = size - int(position.min())
         # Windows that are done are fed on, unread, until the last one is.
-        packed = PackedPass(target, prefix, first[:, part], keep=steps > 1, last_position=last)
+        packed = _packed(target, prefix, first[:, part], keep=steps > 1, last_position=last)
         for _ in range(steps):
             states = packed.feed(token[..., None])[:, :, 0]
             live = position < size
@@ -406,3 +406,8 @@ def _compare(target: PreTrainedModel, device: torch.device) -> str | None:
     if distance <= limit:
         return None
     return f"its logits under a packed mask are {float(distance):.2g} of their spread away from plain ones"
+
+
+def _packed(target: PreTrainedModel, prefix: TargetPrefix, starts: torch.LongTensor, **kwargs) -> PackedPass:
+    """A packed pass on top of a prefix."""
+    return PackedPass(target, prefix.cache, prefix.attention_mask, starts, apart=prefix.head is not None, **kwargs)

@@ -9,13 +9,15 @@ from ppow_hf.rl.rollout import rollout_windows, text_mask
 
 from ..drafters.common import VOCAB, Text
 from ..drafters.reference_eagle3 import randomize_
-from ..testing_utils import tiny_eagle3, tiny_target
+from ..testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 STARTS = torch.tensor([[9, 2, -1], [12, 4, 5]])
 
 FAMILIES = {
     "eagle3": lambda target: randomize_(tiny_eagle3(target, draft_vocab_size=40)),
     "eagle3_full_vocabulary": lambda target: randomize_(tiny_eagle3(target)),
+    "causal_lm": tiny_causal_drafter,
+    "causal_lm_sliding": lambda target: tiny_causal_drafter(tiny_target("gemma3_text", vocab_size=VOCAB)),
 }
 
 

@@ -9,8 +9,10 @@ import weakref
 import pytest
 import torch
 
-from ppow_hf.rl import packed_pass, verification
-from ppow_hf.rl.target_prefix import logits_head, target_prefix
+from ppow_hf.drafters import packed_pass
+from ppow_hf.drafters.logits_head import logits_head
+from ppow_hf.rl import verification
+from ppow_hf.rl.target_prefix import target_prefix
 from ppow_hf.rl.verification import target_windows, verify_windows
 from tests.testing_utils import tiny_target
 

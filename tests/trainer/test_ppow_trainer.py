@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ppow_hf import AutoDrafter
 from ppow_hf.trainer.ppow_sampler import IterationSampler
-from tests.testing_utils import tiny_eagle3, tiny_target
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
 from tests.trainer.counting_toy import counting_rows, counting_target, fit
 from tests.trainer.ppow_common import (
@@ -39,6 +39,18 @@ def test_training_moves_the_drafter_and_not_the_target(tmp_path, family):
     for name, value in drafter.named_parameters():
         assert not torch.equal(before[name], value), f"{name} did not move"
     assert_equal_weights(target_before, target.state_dict())
+
+
+def test_a_causal_drafter_trains_on_its_windows(tmp_path):
+    target = tiny_target()
+    drafter = tiny_causal_drafter(target)
+    before = weights_of(drafter)
+    trainer = ppow_trainer(tmp_path, drafter, target, expected_length_weight=0.5, anchor_weight=0.5, **QUIET)
+    trainer.train()
+    for name, value in drafter.named_parameters():
+        assert not torch.equal(before[name], value), f"{name} did not move"
+    drifts = [entry["log_prob_drift"] for entry in trainer.state.log_history if "log_prob_drift" in entry]
+    assert drifts and max(drifts) < 1e-4  # what was rolled out is what is scored
 
 
 def test_metrics(tmp_path):

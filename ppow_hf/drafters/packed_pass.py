@@ -1,6 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Many short continuations of the same texts in one target pass.
+"""Many short continuations of the same texts in one pass of a causal LM.
 
 The continuations of a text lie side by side on the query axis. They share the text's keys and values, and a mask
 keeps each to its own prefix and its own tokens.
@@ -8,14 +8,9 @@ keeps each to its own prefix and its own tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-
-if TYPE_CHECKING:
-    from .target_prefix import TargetPrefix
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -43,13 +38,13 @@ def attention_kinds(config: PretrainedConfig) -> dict[str, int | None] | None:
     return {kind: kinds[kind] for kind in sorted(set(layer_types))}
 
 
-def cannot_pack(target: PreTrainedModel) -> str | None:
-    """Why, by what it says of itself, a target cannot take a mask of ours; `None` if nothing speaks against it."""
-    config = target.config.get_text_config()
+def cannot_pack(model: PreTrainedModel) -> str | None:
+    """Why, by what it says of itself, a model cannot take a mask of ours; `None` if nothing speaks against it."""
+    config = model.config.get_text_config()
     implementation = config._attn_implementation
-    if getattr(target, "_is_stateful", False):
+    if getattr(model, "_is_stateful", False):
         return "it keeps a recurrent state"
-    if not target._supports_attention_backend:
+    if not model._supports_attention_backend:
         return "it has an attention of its own"
     if implementation not in ("sdpa", "eager"):
         return f"its attention implementation {implementation!r} takes no mask of ours ('sdpa' and 'eager' do)"
@@ -85,12 +80,17 @@ class _SharedLayer(DynamicLayer):
 
 class PackedPass:
     """
-    Continues `U` prefixes of each of `B` texts at once, a few tokens per call. The prefix's cache is only read.
+    Continues `U` prefixes of each of `B` texts at once, a few tokens per call. The texts' cache is only read.
+
+    Differentiable where gradients are on.
 
     Args:
-        target ([`~transformers.PreTrainedModel`]): The target.
-        prefix ([`TargetPrefix`]): Its pass over the texts, with the cache.
+        model ([`~transformers.PreTrainedModel`]): A causal LM.
+        cache ([`~transformers.Cache`]): Keys and values of its pass over the texts.
+        attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for the texts' tokens, padding on the right.
         starts (`torch.LongTensor` of shape `(B, U)`): Tokens of every prefix, at least 1.
+        apart (`bool`, *optional*, defaults to `True`): Run the base model alone and return its last hidden states;
+            otherwise the whole model, and its logits.
         keep (`bool`, *optional*, defaults to `False`): Whether there will be more than one call of [`feed`].
         last_position (`int`, *optional*): Highest position to give a token, for continuations that are fed on after
             their end because others need it.
@@ -101,27 +101,29 @@ class PackedPass:
 
     def __init__(
         self,
-        target: PreTrainedModel,
-        prefix: TargetPrefix,
+        model: PreTrainedModel,
+        cache: Cache,
+        attention_mask: torch.Tensor,
         starts: torch.LongTensor,
+        apart: bool = True,
         keep: bool = False,
         last_position: int | None = None,
     ):
-        device = prefix.input_ids.device
-        self.target, self.prefix, self.last_position = target, prefix, last_position
+        device = attention_mask.device
+        self.model, self.apart, self.last_position = model, apart, last_position
         self.starts = starts.to(device)
         self.width = int(self.starts.max())
-        for layer in prefix.cache.layers:
+        for layer in cache.layers:
             if type(layer) is not DynamicLayer or layer.get_seq_length() < self.width:
                 raise ValueError(
-                    f"A layer of `prefix.cache` is a {type(layer).__name__} of {layer.get_seq_length()} columns; a "
+                    f"A layer of `cache` is a {type(layer).__name__} of {layer.get_seq_length()} columns; a "
                     f"packed pass needs {self.width} columns in a DynamicLayer. Verify with `packed=False`."
                 )
-        self.cache = Cache(layers=[_SharedLayer(layer, self.width, keep) for layer in prefix.cache.layers])
+        self.cache = Cache(layers=[_SharedLayer(layer, self.width, keep) for layer in cache.layers])
         columns = torch.arange(self.width, device=device)
         self.columns = columns
         # (B, U, 1, width): text before the window, padding left out.
-        self.visible = (columns < self.starts[..., None]) & prefix.attention_mask[:, None, : self.width].bool()
+        self.visible = (columns < self.starts[..., None]) & attention_mask[:, None, : self.width].bool()
         self.visible = self.visible[:, :, None]
         self.depth = 0
         # Whose token, and which of its tokens, every column behind the prefix is.
@@ -136,8 +138,8 @@ class PackedPass:
             tokens (`torch.LongTensor` of shape `(B, U, D)`): Token ids.
 
         Returns:
-            `torch.Tensor` of shape `(B, U, D, hidden_size)` (or `vocab_size`): states behind them, for
-            [`TargetPrefix.project`].
+            `torch.Tensor` of shape `(B, U, D, hidden_size)` (or `vocab_size`): last hidden states (or
+            logits) behind them.
         """
         batch, units, count = tokens.shape
         device = self.starts.device
@@ -147,7 +149,7 @@ class PackedPass:
         positions = (self.starts[..., None] + offset[:count]).view(batch, units * count)
         if self.last_position is not None:
             positions = positions.clamp(max=self.last_position)
-        model = self.target if self.prefix.head is None else self.target.base_model
+        model = self.model.base_model if self.apart else self.model
         output = model(
             input_ids=tokens.to(device).reshape(batch, units * count),
             attention_mask=self._masks(owner, offset, count),
@@ -156,11 +158,11 @@ class PackedPass:
             use_cache=True,
         )
         self.depth += count
-        states = output.logits if self.prefix.head is None else output.last_hidden_state
+        states = output.last_hidden_state if self.apart else output.logits
         return states.view(batch, units, count, -1)
 
     def _masks(self, owner: torch.Tensor, offset: torch.Tensor, count: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        config = self.target.config.get_text_config()
+        config = self.model.config.get_text_config()
         own = (owner[:, None] == self.owner) & (offset[:, None] >= self.offset)
         kinds = attention_kinds(config)
         masks = {
@@ -186,5 +188,5 @@ class PackedPass:
         if config._attn_implementation == "sdpa":
             return mask
         # Eager attention adds the mask to its scores.
-        dtype = self.target.dtype
+        dtype = self.model.dtype
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
