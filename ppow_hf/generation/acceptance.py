@@ -90,10 +90,10 @@ class AcceptanceEstimator:
             missing. `None` for the built-in ones.
         sampling (`bool`, *optional*, defaults to `False`): Which of the two to use.
         online (`bool`, *optional*, defaults to `True`): Whether [`AcceptanceEstimator.update`] changes anything.
-        prior_deviation (`float`, *optional*, defaults to 0.3):
+        prior_deviation (`float`, *optional*, defaults to 0.15):
             How far one text's weights are expected to lie from the prior's, as a standard deviation. Features with a
             wide range (`_SCALES`) are allowed proportionally less.
-        drift (`float`, *optional*, defaults to 0.02):
+        drift (`float`, *optional*, defaults to 0.005):
             Share of that variance that every outcome gives back, so that old outcomes are forgotten.
 
     Raises:
@@ -106,8 +106,8 @@ class AcceptanceEstimator:
         *,
         sampling: bool = False,
         online: bool = True,
-        prior_deviation: float = 0.3,
-        drift: float = 0.02,
+        prior_deviation: float = 0.15,
+        drift: float = 0.005,
     ):
         mode = "sampling" if sampling else "greedy"
         weights = (calibration or {}).get(mode, DEFAULT_WEIGHTS[mode])

@@ -47,12 +47,17 @@ class Page:
 
     def run(self, question="Count to ten."):
         self.page.fill("#pp-prompt textarea", question)
+        self.forget_status()
         self.page.click("#pp-run")
         self.wait_for_status("Done|Stopped|wrong")
 
+    def forget_status(self):
+        """Marks the message that is shown, so that only a newer one counts."""
+        self.page.evaluate("document.querySelector('#pp-status .pp-message').dataset.old = 1")
+
     def wait_for_status(self, pattern):
-        script = f"new RegExp({pattern!r}).test(document.querySelector('#pp-status').innerText)"
-        self.page.wait_for_function(script)
+        message = "document.querySelector('#pp-status .pp-message:not([data-old])')?.innerText ?? ''"
+        self.page.wait_for_function(f"new RegExp({pattern!r}).test({message})")
 
     def tab(self, name):
         self.page.get_by_role("tab", name=name).click()
