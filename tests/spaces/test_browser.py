@@ -130,6 +130,8 @@ def test_narrow_screen(served, browser, tmp_path, scheme):
     url, _ = served
     visit = Page(browser, f"{url}?__theme={scheme}", viewport={"width": 390, "height": 844}, color_scheme=scheme)
     visit.run()
+    tops = visit.page.evaluate("[...document.querySelectorAll('[role=tab]')].map(tab => tab.offsetTop)")
+    assert len(tops) == 4 and len(set(tops)) == 1  # one line, none of them hidden
     for name in ("Race", "Window theatre", "Why it pays", "Compare"):
         visit.tab(name)
         visit.page.wait_for_timeout(400)
