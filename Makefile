@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 EVAL ?= data/eval
 OUTPUT ?= runs/bench
 
-.PHONY: quickstart test lint bench clean help
+.PHONY: quickstart demo test lint bench clean help
 
 help:
 	@echo "make quickstart   set up, then decode the same prompts plainly and speculatively"
+	@echo "make demo         set up, then serve the demo page on this machine"
 	@echo "make test         set up, then run the tests"
 	@echo "make lint         set up, then check style and formatting"
 	@echo "make bench        set up, then benchmark the reference drafter (SUITES=\"a.jsonl b.jsonl\" OUTPUT=dir)"
@@ -23,6 +24,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ppow quickstart
+
+demo: $(VENV)/.installed
+	$(BIN)/ppow demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2

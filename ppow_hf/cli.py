@@ -290,6 +290,27 @@ def bench(
     console.print(f"Report: {output / 'report.md'}")
 
 
+@app.command()
+def demo(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port. Default: the first free one from 7860.")] = None,
+    device: DeviceOption = None,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Serve the demo page: see the window stretch and shrink."""
+    folder = Path(__file__).resolve().parent.parent / "spaces" / "ppow_demo"
+    if not (folder / "app.py").is_file():
+        raise FileNotFoundError("The demo comes with the repository, not with the package: run this in a checkout.")
+    _set_seed(seed)
+    sys.path.insert(0, str(folder))
+    try:
+        from ppow_demo.serve import launch
+    except ImportError as error:
+        raise ImportError(f"The demo needs the extra [demo]: pip install -e '.[demo]' ({error}).") from error
+    launch(host=host, port=port, device=device, open_browser=open_browser)
+
+
 app.command()(push)
 app.command()(export)
 app.command(name="import")(import_)
