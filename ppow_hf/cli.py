@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .hub.commands import push
+from .hub.commands import card, push
 from .hub.exchange_commands import export, import_
 from .targets import DEFAULT_TARGET
 
@@ -311,6 +311,7 @@ def demo(
     launch(host=host, port=port, device=device, open_browser=open_browser)
 
 
+app.command()(card)
 app.command()(push)
 app.command()(export)
 app.command(name="import")(import_)

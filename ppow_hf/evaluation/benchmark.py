@@ -145,6 +145,8 @@ def run_benchmark(
 
     results = _results(arguments, environment, runner.prompts(), float32_records, seed, cost_model)
     results["trace"] = picture
+    # So that figures are never shown beside other weights.
+    results["drafter_hash"] = identity["drafter_hash"]
     write_json(output_dir / "results.json", results)
     from .report import write_report
 

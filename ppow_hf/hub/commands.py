@@ -45,6 +45,18 @@ def push(
     show_push(result, Console(highlight=False), private=private)
 
 
+def card(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A saved drafter with its facts and benchmarks.")],
+    repo: Annotated[str | None, typer.Option("--repo", help="Repository the card's examples name.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Nothing here is random; kept for uniform commands.")] = 0,
+) -> None:
+    """Write README.md and the remote code into a drafter's folder: what `ppow push` would add, to look at."""
+    from .push_drafter import complete_folder
+
+    complete_folder(folder, repo or folder.resolve().name)
+    Console(highlight=False).print(f"Card: {folder / 'README.md'}")
+
+
 def show_push(result, console: Console, *, private: bool = False) -> None:
     """
     Prints what a push did.

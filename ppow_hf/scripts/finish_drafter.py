@@ -44,6 +44,11 @@ class FinishArguments:
     window: str = field(default="fixed:6", metadata={"help": "Window of the calibration runs."})
     max_new_tokens: int = field(default=96, metadata={"help": "New tokens per calibration prompt."})
     seed: int = field(default=0, metadata={"help": "As in the training."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the drafter, for its card: apache-2.0."})
+    target_license: str | None = field(default=None, metadata={"help": "Licence of the target, for the card."})
+    data_license: list[str] | None = field(
+        default=None, metadata={"help": "Licence of each folder of responses, for the card, in their order."}
+    )
 
 
 def calibrate_acceptance(
@@ -110,6 +115,21 @@ def _held_out_brier(per_prompt: list, confidence: list, mode: str) -> dict[str, 
     }
 
 
+def _licences(args: FinishArguments, responses: list[dict | None] | None) -> dict:
+    """What the card says about licences; what was not given is left out."""
+    found = {name: getattr(args, name) for name in ("license", "target_license") if getattr(args, name)}
+    if args.data_license:
+        responses = responses or [None] * len(args.responses)
+        if len(args.data_license) != len(responses):
+            raise ValueError(
+                f"`data_license` names {len(args.data_license)} licences for {len(responses)} folders of responses; "
+                "give one each."
+            )
+        pairs = zip(responses, args.data_license, strict=True)
+        found["responses"] = [{**(entry or {}), "license": licence} for entry, licence in pairs]
+    return found
+
+
 def main(args: FinishArguments) -> None:
     """Calibrates a trained drafter and writes the folder to share."""
     dtype = parse_dtype(args.dtype, torch.bfloat16)
@@ -140,6 +160,7 @@ def main(args: FinishArguments) -> None:
         source = Path(args.drafter) / PROVENANCE_FILE
         if source.exists():
             provenance = {**json.loads(source.read_text()), **provenance}
+        provenance.update(_licences(args, provenance.get("responses")))
         Path(folder, "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
         log = Path(args.drafter) / LOG_FILE
         if log.exists():

@@ -1,0 +1,38 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The published drafter's folder is its repository: `ppow push` sends it as it is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ppow_hf.hub.push_drafter import complete_folder
+from ppow_hf.hub.push_files import select_files
+
+CARDS = Path(__file__).resolve().parents[2] / "model_cards"
+FOLDERS = sorted(path.parent for path in CARDS.glob("*/model.safetensors"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_there_is_a_reference_drafter():
+    assert [folder.name for folder in FOLDERS] == ["smollm2-135m-instruct-eagle3"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_the_folder_is_what_push_sends(folder, tmp_path):
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    chosen = select_files(copy)
+    assert set(chosen.files) == set(contents(copy)), "push leaves out, or would add, files"
+    assert not chosen.left_out
+    # Card and remote code are up to date with the facts and the library: else run `ppow card` on the folder.
+    complete_folder(copy, f"ppow-hf/{folder.name}")
+    before, after = contents(folder), contents(copy)
+    assert before.keys() == after.keys()
+    assert [name for name in after if after[name] != before[name]] == []
+    assert sum(len(data) for data in after.values()) < 30e6
