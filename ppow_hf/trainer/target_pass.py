@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel, gather_features
+from ..drafters.logits_head import logits_head
 from .acceptance_losses import TeacherRows
 
 
@@ -34,7 +35,6 @@ class TargetPass:
         self.layer_ids = drafter.feature_layer_ids
         self.draft_token_ids = drafter.draft_token_ids
         self.cache = cache
-        self._head_is_plain: bool | None = None
 
     @torch.no_grad()
     def __call__(
@@ -67,7 +67,7 @@ class TargetPass:
             else:
                 (features, last), logits = states, None
             if logits is None:
-                logits = self.target.get_output_embeddings()(last[positions])
+                logits = logits_head(self.target, input_ids)(last[positions])
             else:
                 logits = logits[positions]
             return features, TeacherRows.from_logits(logits, self._ids_on(logits.device))
@@ -78,15 +78,14 @@ class TargetPass:
         return self.draft_token_ids
 
     def _run(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor):
-        if self._head_is_plain is None:
-            self._head_is_plain = self._check_head(input_ids)
-            if not self._head_is_plain and self.cache is not None:
-                raise ValueError(
-                    f"`feature_cache_dir` cannot be used with `{type(self.target).__name__}`: its logits are more "
-                    "than a matrix product of the last hidden state. Train without the cache."
-                )
-        # Only a plain head may be skipped: then the vocabulary projection runs on the scored positions alone.
-        model = self.target.base_model if self._head_is_plain else self.target
+        head = logits_head(self.target, input_ids)
+        if head is None and self.cache is not None:
+            raise ValueError(
+                f"`feature_cache_dir` cannot be used with `{type(self.target).__name__}`: its logits are more than "
+                "its head on the last hidden state. Train without the cache."
+            )
+        # Where the head can be applied apart, the vocabulary is projected at the scored positions alone.
+        model = self.target if head is None else self.target.base_model
         output = model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -94,20 +93,9 @@ class TargetPass:
             output_hidden_states=list(self.layer_ids) or False,
         )
         features = gather_features(output.hidden_states, self.layer_ids) if self.layer_ids else None
-        if self._head_is_plain:
+        if head is not None:
             return features, output.last_hidden_state, None
         return features, None, output.logits
-
-    def _check_head(self, input_ids: torch.LongTensor) -> bool:
-        """Whether logits are the output embedding applied to the base model's last hidden state, and nothing else."""
-        head = self.target.get_output_embeddings()
-        if head is None or self.target.base_model is self.target:
-            return False
-        probe = input_ids[:1, :8]
-        logits = self.target(input_ids=probe, use_cache=False).logits.float()
-        mine = head(self.target.base_model(input_ids=probe, use_cache=False).last_hidden_state).float()
-        # Same shapes, same kernels: a plain head gives the very same numbers, a soft cap gives close ones.
-        return mine.shape == logits.shape and torch.allclose(mine, logits, rtol=1e-6, atol=0)
 
 
 class FeatureCache:

@@ -72,8 +72,20 @@ def test_rows_cut_short_are_not_cached(tmp_path):
     assert cache.read([0, 1, 2], input_ids) is None
 
 
-def test_cache_with_a_capped_head_is_refused(tmp_path):
+def test_cache_with_a_capped_head(tmp_path):
     target = tiny_target("gemma2")
+    drafter = tiny_eagle3(target)
+    cache = FeatureCache(tmp_path, [10, 7, 10], target, drafter.feature_layer_ids, "data-1")
+    input_ids, attention_mask, positions = batch()
+    expected = torch.softmax(target(input_ids, attention_mask=attention_mask).logits[positions], dim=-1)
+    for _ in range(2):  # written, then read
+        _, rows = TargetPass(target, drafter, cache)(input_ids, attention_mask, positions, row_ids=[0, 1, 2])
+        kept = expected if drafter.draft_token_ids is None else expected[:, drafter.draft_token_ids]
+        torch.testing.assert_close(rows.probs, kept)
+
+
+def test_cache_with_a_head_of_another_kind_is_refused(tmp_path):
+    target = tiny_target("granite", logits_scaling=4.0)
     drafter = tiny_eagle3(target)
     cache = FeatureCache(tmp_path, [10, 7, 10], target, drafter.feature_layer_ids, "data-1")
     with pytest.raises(ValueError, match="feature_cache_dir"):
