@@ -179,7 +179,8 @@ def test_metadata_is_what_the_hub_reads(folder):
     path = write_card(folder, repo_id="someone/my-drafter")
     raw = yaml.safe_load(path.read_text().split("---\n")[1])
     assert raw["base_model"] == TARGET and raw["library_name"] == "transformers"
-    assert raw["pipeline_tag"] == "text-generation" and "license" not in raw and "datasets" not in raw
+    assert raw["pipeline_tag"] == "text-generation" and "datasets" not in raw
+    assert raw["license"] == json.loads((folder / "provenance.json").read_text())["license"]
     assert {"speculative-decoding", "assisted-generation", "ppow", "eagle3", "custom_generate"} == set(raw["tags"])
     name, found = model_index_to_eval_results(raw["model-index"])
     assert name == "my-drafter"
