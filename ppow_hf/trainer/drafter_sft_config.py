@@ -47,7 +47,8 @@ class DrafterSFTConfig(TrainingArguments):
         eval_window (`str`, *optional*, defaults to `"fixed:5"`):
             Window policy of that decoding.
         max_seconds (`float`, *optional*):
-            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons.
+            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons. The
+            learning-rate schedule then runs over this time instead of over steps.
     """
 
     _VALID_DICT_FIELDS = TrainingArguments._VALID_DICT_FIELDS

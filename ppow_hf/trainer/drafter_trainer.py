@@ -24,7 +24,7 @@ from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from .decoding_evaluation import decode_held_out
-from .time_budget import TimeBudget
+from .time_budget import TimeBudget, schedule_over_budget
 
 logger = logging.get_logger(__name__)
 
@@ -96,6 +96,20 @@ class DrafterTrainer(Trainer):
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             self._signature_columns = list(self.train_dataset.column_names) if self.train_dataset is not None else []
+
+    @property
+    def time_budget(self) -> TimeBudget | None:
+        """The budget of `max_seconds`. Looked up, since resuming puts a new one in its place."""
+        return next((c for c in self.callback_handler.callbacks if isinstance(c, TimeBudget)), None)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None and self.time_budget is not None:
+            optimizer = optimizer if optimizer is not None else self.optimizer
+            self.lr_scheduler = schedule_over_budget(
+                lambda: self.time_budget.fraction, optimizer, self.args, num_training_steps
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- metrics ---------------------------------------------------------------------------------------------------
 

@@ -106,7 +106,8 @@ class PPOWConfig(TrainingArguments):
         early_stopping_patience (`int`, *optional*):
             Stop after this many evaluations without a better acceptance length.
         max_seconds (`float`, *optional*):
-            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons.
+            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons. The
+            learning-rate schedule then runs over this time instead of over steps.
     """
 
     _VALID_DICT_FIELDS = TrainingArguments._VALID_DICT_FIELDS

@@ -1,5 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import math
 import time
 
 import pytest
@@ -38,6 +39,65 @@ def test_training_stops_when_the_time_is_spent(tmp_path):
     trainer.train()
     # At least 0.1 s a step: the budget of 1 s allows 10 at the very most, and the evaluations' sleep is not counted.
     assert 1 <= trainer.state.global_step <= 10
+
+
+class Rates(TrainerCallback):
+    """Remembers the learning rate of every step and the share of the budget spent before it."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, lr_scheduler=None, optimizer=None, **kwargs):
+        self.seen.append((self.trainer.time_budget.fraction, self.trainer.optimizer.param_groups[0]["lr"]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("linear", 0, lambda step, spent: 1 - spent),
+        ("linear", 4, lambda step, spent: min(1, step / 4) * (1 - spent)),
+        ("cosine", 0, lambda step, spent: 0.5 * (1 + math.cos(math.pi * spent))),
+        ("constant_with_warmup", 4, lambda step, spent: min(1, step / 4)),
+    ],
+)
+def test_the_learning_rate_follows_the_time_spent(tmp_path, schedule, warmup, expected):
+    target = tiny_target()
+    rates = Rates()
+    args = sft_args(
+        tmp_path,
+        max_steps=500,
+        max_seconds=1.0,
+        learning_rate=1e-3,
+        lr_scheduler_type=schedule,
+        warmup_steps=warmup,
+        gradient_accumulation_steps=2,
+        eval_strategy="no",
+    )
+    trainer = DrafterSFTTrainer(
+        tiny_eagle3(target), target, args, token_rows(), token_rows(2, seed=1), callbacks=[rates, Slow()]
+    )
+    rates.trainer = trainer
+    trainer.train()
+    assert len(rates.seen) >= 3
+    # The scheduler steps before the step's own time is counted: a rate belongs to the time spent one step earlier.
+    spent = [0.0, *(fraction for fraction, _ in rates.seen[:-1])]
+    for step, (fraction, (_, rate)) in enumerate(zip(spent, rates.seen, strict=True)):
+        assert rate == pytest.approx(1e-3 * expected(step, fraction), rel=1e-3, abs=1e-9)
+
+
+def test_a_schedule_that_does_not_follow_progress_is_refused(tmp_path):
+    target = tiny_target()
+    args = sft_args(
+        tmp_path,
+        max_steps=5,
+        max_seconds=1.0,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        eval_strategy="steps",
+        eval_decode_prompts=0,
+    )
+    trainer = DrafterSFTTrainer(tiny_eagle3(target), target, args, token_rows(), token_rows(2, seed=1))
+    with pytest.raises(ValueError, match="lr_scheduler_type"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0])
