@@ -20,10 +20,13 @@ _EXPORTS = {
         "DrafterModel",
         "Eagle3Drafter",
         "Eagle3DrafterConfig",
+        "LookupDrafter",
+        "LookupDrafterConfig",
     ],
     "generation": [
         "CostModel",
         "GenerationTrace",
+        "TreeConfig",
         "WindowConfig",
         "attach",
         "detach",
@@ -69,10 +72,13 @@ if TYPE_CHECKING:
         DrafterModel,
         Eagle3Drafter,
         Eagle3DrafterConfig,
+        LookupDrafter,
+        LookupDrafterConfig,
     )
     from .generation import (
         CostModel,
         GenerationTrace,
+        TreeConfig,
         WindowConfig,
         attach,
         detach,

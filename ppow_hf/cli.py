@@ -85,7 +85,7 @@ def generate(
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     window: Annotated[
-        str | None, typer.Option(help="Window policy: cost_aware, divergence, confidence, heuristic, fixed:K.")
+        str | None, typer.Option(help="Window: cost_aware, divergence, confidence, heuristic, fixed:K, lookup, mixed.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="New tokens.", min=2)] = 256,
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.", min=0.0)] = 0.0,

@@ -21,10 +21,12 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.candidate_generator import CandidateGenerator
 
 from .target_features import gather_features
-from .acceptance import AcceptanceEstimator
+from .adaptation import adaptation_for
+from .call_checks import check_call, eos_token_ids_of, max_length_of
 from .cost_model import CostModel
-from .divergence import RunningDivergence, window_divergence
-from .policies import Outcome, make_policy
+from .divergence import window_divergence
+from .policies import Outcome
+from .proposals import LookupProposer, Proposal
 from .trace import Clock, Cycle, GenerationTrace
 from .window_config import WindowConfig
 from .window_loop import DraftSampler, DraftWindow, draft_window
@@ -91,22 +93,25 @@ class PPOWCandidateGenerator(CandidateGenerator):
         self.drafter = drafter
         self.window_config = WindowConfig.coerce(getattr(generation_config, "window", None), stored_window(drafter))
         self.do_sample = bool(generation_config.do_sample)
-        self.max_length = _max_length(generation_config, target)
-        self.eos_token_ids = _eos_token_ids(generation_config)
-        self.layer_ids = tuple(drafter.feature_layer_ids)
+        self.max_length = max_length_of(generation_config, target)
+        self.eos_token_ids = eos_token_ids_of(generation_config)
+        config = self.window_config
+        # Where lookup alone proposes, the drafter sleeps.
+        self._drafts = config.proposals != "lookup"
+        self.layer_ids = tuple(drafter.feature_layer_ids) if self._drafts else ()
         self.sampler = DraftSampler(
             drafter.draft_token_ids,
             vocab_size=drafter.config.vocab_size,
             logits_processor=logits_processor,
             do_sample=self.do_sample,
         )
-        config = self.window_config
-        cost_model = CostModel.for_models(target, drafter) if config.policy == "cost_aware" else None
-        self.policy = make_policy(config, cost_model)
-        self.estimator = AcceptanceEstimator(
-            config.calibration, sampling=self.do_sample, online=config.online_calibration
-        )
-        self.divergence = RunningDivergence(config.divergence_metric, config.divergence_decay)
+        needs_costs = config.policy == "cost_aware" or config.proposals == "mixed"
+        cost_model = CostModel.for_models(target, drafter) if needs_costs else None
+        adaptation = adaptation_for(drafter, config, cost_model, self.do_sample)
+        self.policy, self.estimator = adaptation.policy, adaptation.estimator
+        self.divergence = adaptation.divergence
+        self.lookup = LookupProposer(adaptation.switch, self.eos_token_ids) if adaptation.switch is not None else None
+        self._proposal = Proposal()
 
         self._overrides: dict[str, Any] = {}
         # The user's own `output_hidden_states=True` needs every layer; a list would leave holes in what is returned.
@@ -203,13 +208,40 @@ class PPOWCandidateGenerator(CandidateGenerator):
         self._begin_cycle(start)
         self._take_in(input_ids, model_outputs, n_last_matches)
         limit = self.max_length - input_ids.shape[1] - 1
-        wanted = min(limit, self.policy.target_size())
         cycle = self._cycle
+        proposal = self._proposal = Proposal()
+        if self.lookup is not None and limit > 0:
+            proposal = self._proposal = self.lookup.propose(limit, self._can_draft())
+        cycle.source, cycle.looked_up = proposal.source if self._drafts else "lookup", len(proposal.tokens)
+        cycle.tokens, cycle.predicted = list(proposal.tokens), list(proposal.predicted)
+        self._window = None
+        ids = input_ids
+        if proposal.tokens:
+            ids = torch.cat([ids, torch.tensor([proposal.tokens], device=ids.device)], dim=-1)
+        if limit < 1:
+            cycle.stop = "length"
+        elif cycle.source == "lookup":
+            cycle.stop = self.lookup.stop_reason(proposal, limit)
+        else:
+            self._draft(ids, limit)
+        window = self._window
+        cycle.drafted = len(cycle.tokens)
+        if window is not None and window.lengths[0]:
+            ids = torch.cat([ids, window.token_ids.to(ids.device)], dim=-1)
+        # Greedy verification compares tokens; the V-wide logits would only be thrown away.
+        return ids, self._candidate_logits() if self.do_sample and cycle.drafted else None
+
+    def _draft(self, ids: torch.LongTensor, limit: int) -> None:
+        """Drafts the window, behind the looked-up tokens at the end of `ids`, if any."""
+        cycle, proposal = self._cycle, self._proposal
+        wanted = min(limit, self.policy.target_size())
         if wanted < 1 or not self._can_draft():
-            self._window = None
-            cycle.stop = "length" if limit < 1 else "policy"
-            return input_ids, None
+            cycle.stop = "policy"
+            return
         logits = self._extend()
+        for token, estimate in zip(proposal.tokens, proposal.predicted, strict=True):
+            logits = self._timed_step(self._state, torch.tensor([token], device=logits.device))
+            self.policy.follow(estimate)
         window = draft_window(
             self.drafter,
             self._state,
@@ -217,25 +249,29 @@ class PPOWCandidateGenerator(CandidateGenerator):
             sampler=self.sampler,
             policies=[self.policy],
             sizes=[wanted],
-            context_ids=input_ids,
+            context_ids=ids,
             estimator=self.estimator,
             divergence=self.divergence.total_variation,
             eos_token_ids=self.eos_token_ids,
             step=self._timed_step,
+            offset=len(proposal.tokens),
         )
+        window.forwards += len(proposal.tokens)
         self._window = window
-        count = window.lengths[0]
-        cycle.drafted = count
-        cycle.tokens = window.tokens[0]
-        cycle.predicted = window.predicted[0]
+        cycle.tokens += window.tokens[0]
+        cycle.predicted += window.predicted[0]
         cycle.confidence = window.confidence[0]
         cycle.features = window.features[0]
-        cycle.stop = "length" if window.stop[0] == "limit" and count == limit else window.stop[0]
-        if count == 0:
-            return input_ids, None
-        candidate_ids = torch.cat([input_ids, window.token_ids.to(input_ids.device)], dim=-1)
-        # Greedy verification compares tokens; the V-wide logits would only be thrown away.
-        return candidate_ids, self.sampler.candidate_logits(window.scores) if self.do_sample else None
+        cycle.stop = "length" if window.stop[0] == "limit" and len(cycle.tokens) == limit else window.stop[0]
+
+    def _candidate_logits(self) -> torch.Tensor:
+        """Logits of the distributions the window's tokens were drawn from, looked-up ones first."""
+        parts = []
+        if self._proposal.tokens:
+            parts.append(self._proposal.logits(self.sampler.vocab_size, self.drafter.device))
+        if self._window is not None and self._window.scores:
+            parts.append(self.sampler.candidate_logits(self._window.scores))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _begin_cycle(self, start: Any) -> None:
         if self._cycle is not None:
@@ -273,8 +309,13 @@ class PPOWCandidateGenerator(CandidateGenerator):
             tokens = input_ids[:, -rows:]
             features = features[:, :rows] if features is not None else None
             if not self._tokens:
+                # Of the drafter's last window. Cycles of lookup since then only add to what waits.
                 self._num_accepted = n_last_matches
+        if self.lookup is not None and self._committed == 0:
+            self.lookup.index.extend(tokens[0].tolist())
         self._committed += tokens.shape[1]
+        if not self._drafts:
+            return
         self._tokens.append(tokens.to(device))
         if features is not None:
             self._features.append(features.to(device))
@@ -312,66 +353,42 @@ class PPOWCandidateGenerator(CandidateGenerator):
             self.trace.prefill_tokens = num_matches + 1
             return
         cycle.committed = num_matches + 1
-        drafted, last = cycle.drafted, int(input_ids[0, -1])
+        committed = input_ids[0, -cycle.committed :].tolist()
+        drafted, looked_up, last = cycle.drafted, cycle.looked_up, committed[-1]
         # A rejected token is never the one the target puts in its place, so if the last token is the draft's own, the
         # text was cut behind an accepted draft token (end of text, length): what follows it was never judged.
         cut = num_matches < drafted and cycle.tokens[num_matches] == last
         cycle.accepted = num_matches + 1 if cut else num_matches
         cycle.bonus = None if cut else last
         reached = min(cycle.accepted if cut else num_matches + 1, drafted)
-        if reached and self._window is not None:
+        forwards = self._window.forwards if self._window is not None else 0
+        divergence = None
+        if reached > looked_up and self._window is not None:
             variation, kl = window_divergence(
-                self._window.scores[:reached], scores[0, :reached], self.sampler, kl=self.divergence.metric == "kl"
+                self._window.scores[: reached - looked_up],
+                scores[0, looked_up:reached],
+                self.sampler,
+                kl=self.divergence.metric == "kl",
             )
             self.divergence.update(variation, kl)
+            divergence = self.divergence.value
             if self.do_sample:
                 cycle.outcomes = [1.0 - value for value in variation]
             else:
-                cycle.outcomes = [1.0 if i < cycle.accepted else 0.0 for i in range(reached)]
+                cycle.outcomes = [1.0 if i < cycle.accepted else 0.0 for i in range(looked_up, reached)]
             for features, outcome in zip(cycle.features, cycle.outcomes, strict=False):
                 self.estimator.update(features, outcome)
-        forwards = self._window.forwards if self._window is not None else 0
-        divergence = self.divergence.value if reached else None
-        self.policy.update(Outcome(drafted, cycle.accepted, cycle.committed, forwards, divergence))
+        if cycle.source == "drafter":
+            self.policy.update(Outcome(drafted, cycle.accepted, cycle.committed, forwards, divergence))
+        if self.lookup is not None:
+            self.lookup.learn(
+                self._proposal,
+                committed,
+                accepted=cycle.accepted,
+                drafted=drafted,
+                forwards=forwards,
+                cut=cut or cycle.stop == "length",
+                scores=scores[0] if self.do_sample else None,
+            )
         self._window = None
         cycle.marks["cycle"] = [(self._cycle_start, self._clock.mark())]
-
-
-def check_call(generation_config: GenerationConfig, input_ids: torch.LongTensor, model_kwargs: dict[str, Any]) -> None:
-    """Refuses what a speculative call cannot do. Raises `ValueError` naming the argument and the remedy."""
-    if input_ids.shape[0] != 1:
-        raise ValueError(
-            "Speculative generation decodes one prompt at a time, but `input_ids` has a batch of "
-            f"{input_ids.shape[0]} (given so, or by `num_beams` or `num_return_sequences`). Call `generate` once per "
-            "prompt, or leave out `assistant_model`."
-        )
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise ValueError(
-            f"`past_key_values` already holds {cache.get_seq_length()} tokens; the drafter has not seen the target's "
-            "features for them. Pass the whole text without `past_key_values`, or an empty cache."
-        )
-
-
-def _eos_token_ids(generation_config: GenerationConfig) -> frozenset[int]:
-    eos = generation_config.eos_token_id
-    if isinstance(eos, torch.Tensor):
-        eos = eos.flatten().tolist()
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else [int(token) for token in eos])
-
-
-def _max_length(generation_config: GenerationConfig, target: PreTrainedModel) -> int:
-    """Longest text a window may reach: the call's `max_length`, or the end of the target's learned position table."""
-    max_length = generation_config.max_length
-    config = target.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions >= max_length:
-        return max_length
-    # Rotary and relative positions have no end. A table of learned ones does: drafting past it would crash where plain
-    # decoding, ending at EOS, would not have got to.
-    tables = (m for m in target.modules() if isinstance(m, nn.Embedding) and m is not target.get_input_embeddings())
-    learned = any(positions <= table.num_embeddings <= positions + 2 for table in tables)
-    # The verification's last input sits at `len + k - 1`, one place further than the text plain decoding feeds.
-    return min(max_length, positions + 1) if learned else max_length

@@ -6,7 +6,8 @@ The one hook into transformers, so that `target.generate(**inputs, assistant_mod
 
 Touched: `GenerationMixin._get_candidate_generator` (which chooses the candidate generator),
 `GenerationMixin._validate_generation_mode` (for early, clear errors; `num_beams > 1` would silently ignore the
-drafter) and a class attribute `GenerationConfig.window = None`, which makes `generate(window=...)` a known argument.
+drafter), `GenerationMixin._assisted_decoding` (whose loop verifies chains: draft trees have one of their own) and a
+class attribute `GenerationConfig.window = None`, which makes `generate(window=...)` a known argument.
 Everything is passed on unchanged unless the assistant has a `make_candidate_generator` method of its own.
 """
 
@@ -35,6 +36,18 @@ _HOOKED = {
         "assistant_model",
     ),
     "_validate_generation_mode": ("generation_mode", "generation_config", "generation_mode_kwargs"),
+    "_assisted_decoding": (
+        "input_ids",
+        "logits_processor",
+        "stopping_criteria",
+        "generation_config",
+        "synced_gpus",
+        "streamer",
+        "inputs_tensor",
+        "assistant_model",
+        "assistant_tokenizer",
+        "tokenizer",
+    ),
 }
 
 
@@ -90,6 +103,7 @@ def _wrap_validate_generation_mode(original):
         assistant = generation_mode_kwargs.get("assistant_model")
         if has_own_generator(assistant):
             check_drafter_call(self, assistant, generation_config)
+            _check_tree_dispatch(self, assistant, generation_config)
         elif getattr(generation_config, "window", None) is not None:
             raise ValueError(
                 "`window` was given, but `assistant_model` is not a ppow-hf drafter: pass `assistant_model=drafter`, "
@@ -100,10 +114,41 @@ def _wrap_validate_generation_mode(original):
     return _validate_generation_mode
 
 
+def _wrap_assisted_decoding(original):
+    @functools.wraps(original)
+    def _assisted_decoding(self, input_ids: Any, *args: Any, **kwargs: Any):
+        drafter, config = kwargs.get("assistant_model"), kwargs.get("generation_config")
+        if has_own_generator(drafter):
+            from .tree_checks import wants_tree
+            from .tree_decoding import decode_with_trees
+
+            if wants_tree(drafter, config):
+                for name in ("assistant_model", "assistant_tokenizer", "tokenizer", "inputs_tensor"):
+                    kwargs.pop(name, None)
+                return decode_with_trees(self, input_ids, *args, drafter=drafter, **kwargs)
+        return original(self, input_ids, *args, **kwargs)
+
+    return _assisted_decoding
+
+
 _WRAPPERS = {
     "_get_candidate_generator": _wrap_get_candidate_generator,
     "_validate_generation_mode": _wrap_validate_generation_mode,
+    "_assisted_decoding": _wrap_assisted_decoding,
 }
+# `generate` looks these up on the class: they cannot be attached to one target.
+_OF_THE_CLASS = ("_assisted_decoding",)
+
+
+def _check_tree_dispatch(target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig) -> None:
+    """Refuses trees where the loop that verifies them would not be reached."""
+    from .tree_checks import wants_tree
+
+    if wants_tree(drafter, generation_config) and not hasattr(type(target)._assisted_decoding, _MARKER):
+        raise ValueError(
+            "`tree` of the window needs the hook, or `custom_generate`: call `ppow_hf.install_hook()`, or "
+            "`target.generate(**inputs, custom_generate=speculative_generate, drafter=drafter)`."
+        )
 
 
 def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig) -> None:
@@ -143,9 +188,12 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
         raise ValueError(
             f"The drafter is on {device}, but the target is on {target.device}. Move it: `drafter.to(target.device)`."
         )
+    from .tree_checks import check_tree_call, wants_tree
     from .window_config import WindowConfig
 
     WindowConfig.coerce(getattr(config, "window", None))
+    if wants_tree(drafter, config):
+        check_tree_call(target, drafter, config)
 
 
 def install_hook() -> None:
@@ -197,7 +245,7 @@ def attach(target: PreTrainedModel) -> PreTrainedModel:
     """
     check_upstream()
     for name, wrap in _WRAPPERS.items():
-        if name not in target.__dict__:
+        if name not in target.__dict__ and name not in _OF_THE_CLASS:
             method = getattr(type(target), name)
             target.__dict__[name] = types.MethodType(wrap(getattr(method, _MARKER, method)), target)
     # Read through the target's own generation config: `generate(window=...)` is then known to this target alone.

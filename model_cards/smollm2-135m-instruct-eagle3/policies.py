@@ -69,6 +69,14 @@ class WindowPolicy:
         """`int`: Most tokens to draft in the coming window, known before it begins."""
         return self.size
 
+    def follow(self, estimate: float) -> None:
+        """
+        Tells, after `target_size`, of a token that another source puts before the drafter's own.
+
+        Args:
+            estimate (`float`): Its estimated acceptance, given that those before it are accepted.
+        """
+
     def wants(self, position: int, estimate: float, stats: DraftStats | None) -> bool:
         """
         Whether to draw token `position` (from 0) and send it to verification. The token is not known yet.
@@ -202,6 +210,9 @@ class CostAwarePolicy(WindowPolicy):
     def target_size(self) -> int:
         self._reach = 1.0
         return self.config.max_size
+
+    def follow(self, estimate: float) -> None:
+        self._reach *= estimate
 
     def wants(self, position: int, estimate: float, stats: DraftStats | None) -> bool:
         if position > 0:

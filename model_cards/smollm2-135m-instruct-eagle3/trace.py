@@ -49,23 +49,34 @@ class Cycle:
     One cycle: draft a window, verify it, commit.
 
     Args:
+        source (`str`): What proposed: `"drafter"`, `"lookup"`, or `"mixed"` (lookup, and the drafter behind it).
         drafted (`int`): Draft tokens sent to verification.
+        looked_up (`int`): How many of them, from the front, are lookup's.
         accepted (`int`): Draft tokens committed.
         committed (`int`): Tokens committed, the target's own token included.
         tokens (`list[int]`): Draft tokens, in target ids.
         bonus (`int`, *optional*): The target's own token; `None` when the text ended on an accepted draft token.
         predicted (`list[float]`): Estimated acceptance probability of every draft token, given that the ones before
             it were accepted.
-        confidence (`list[float]`): The drafter's probability of its favourite token, at every draft position.
+        confidence (`list[float]`): The drafter's probability of its favourite token, at every position it drafted:
+            behind the looked-up tokens, as are `features` and `outcomes`.
         features (`list[tuple[float, ...]]`): Features of the acceptance estimate (for [`fit_calibration`]).
         outcomes (`list[float]`): 1 accepted, 0 rejected (or the acceptance probability when sampling), for the
-            positions verification reached; shorter than `tokens` after a rejection.
+            positions verification reached; shorter after a rejection.
         divergence (`float`, *optional*): Running divergence when the window was drafted.
         rate (`float`, *optional*): Tokens per unit cost the policy assumed (`cost_aware` only).
-        stop (`str`): Why drafting stopped: `"limit"`, `"policy"`, `"eos"`, `"no_support"`, `"length"`.
+        stop (`str`): Why drafting stopped: `"limit"`, `"policy"`, `"eos"`, `"no_support"`, `"length"`, or
+            `"no_match"` where lookup found nothing.
+        depth (`int`): In a tree, nodes of its longest path; `drafted` are all its nodes, and `predicted`,
+            `confidence`, `features` and `outcomes` concern the first child of every node the drafter went on from,
+            those of the accepted path in front.
+        parents (`list[int]`): In a tree, index in `tokens` of the node each follows, -1 for the text. The accepted
+            path comes first.
     """
 
+    source: str = "drafter"
     drafted: int = 0
+    looked_up: int = 0
     accepted: int = 0
     committed: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -77,6 +88,8 @@ class Cycle:
     divergence: float | None = None
     rate: float | None = None
     stop: str = ""
+    depth: int = 0
+    parents: list[int] = field(default_factory=list)
     marks: dict[str, list] = field(default_factory=dict, repr=False)
 
     @property
@@ -164,25 +177,27 @@ class GenerationTrace:
     def calibration_pairs(self) -> tuple[list[float], list[float], list[float]]:
         """
         Returns:
-            `(predicted, confidence, outcomes)`: three lists of equal length, one entry per draft token that
+            `(predicted, confidence, outcomes)`: three lists of equal length, one entry per token of the drafter that
             verification reached.
         """
         predicted, confidence, outcomes = [], [], []
         for cycle in self.cycles:
             reached = len(cycle.outcomes)
-            predicted += cycle.predicted[:reached]
+            predicted += cycle.predicted[cycle.looked_up :][:reached]
             confidence += cycle.confidence[:reached]
             outcomes += cycle.outcomes
         return predicted, confidence, outcomes
 
     def calibration_records(self) -> list[tuple[tuple[float, ...], float]]:
-        """Returns `(features, outcome)` of every draft token that verification reached, for [`fit_calibration`]."""
+        """Returns `(features, outcome)` of every token of the drafter that verification reached, for
+        [`fit_calibration`]."""
         return [pair for cycle in self.cycles for pair in zip(cycle.features, cycle.outcomes, strict=False)]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON-serialisable values (waits for the GPU, if any)."""
-        keys = ("drafted", "accepted", "committed", "tokens", "bonus", "predicted", "confidence")
-        keys += ("outcomes", "divergence", "rate", "stop")
+        keys = ("source", "drafted", "looked_up", "accepted", "committed", "tokens", "bonus")
+        keys += ("predicted", "confidence")
+        keys += ("outcomes", "divergence", "rate", "stop", "depth", "parents")
         return {
             "window": self.window,
             "cost": self.cost,

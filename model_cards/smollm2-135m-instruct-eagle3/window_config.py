@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .tree_config import TREE_POLICIES, TreeConfig
+
 WINDOW_POLICIES = ("cost_aware", "divergence", "confidence", "heuristic", "fixed")
+WINDOW_PROPOSALS = ("drafter", "lookup", "mixed")
 DIVERGENCE_METRICS = ("tv", "kl")
 
 
@@ -68,6 +71,20 @@ class WindowConfig:
             Committed tokens per unit cost that `"cost_aware"` assumes before it has seen any.
         rate_memory (`float`, *optional*, defaults to 40.0):
             Number of cycles over which the running rate of `"cost_aware"` is averaged.
+        tree ([`TreeConfig`] or `dict` or `bool`, *optional*):
+            Draft a tree instead of a chain, within these limits (`True`: the default ones), which then replace `size`
+            and `max_size`. With `"cost_aware"` or `"fixed"`.
+        proposals (`str`, *optional*, defaults to `"drafter"`):
+            - `"drafter"`: the drafter proposes.
+            - `"lookup"`: what followed the last time the text read like this; no drafter runs. With `policy="fixed"`
+              always `size` tokens, otherwise as many as pay.
+            - `"mixed"`: per cycle whichever is expected to commit most tokens per unit of cost: the drafter, lookup,
+              or lookup and the drafter behind it.
+        lookup_size (`int`, *optional*, defaults to 24):
+            Most looked-up tokens in a window.
+        carry_over (`bool`, *optional*, defaults to `False`):
+            Whether what a call learns of the text (acceptance, rates, divergence) is where the next call with this
+            window and drafter begins. `drafter.reset_adaptation()` forgets it.
     """
 
     policy: str = "cost_aware"
@@ -84,6 +101,10 @@ class WindowConfig:
     calibration: dict | None = None
     initial_rate: float = 1.4
     rate_memory: float = 40.0
+    tree: TreeConfig | None = None
+    proposals: str = "drafter"
+    lookup_size: int = 24
+    carry_over: bool = False
 
     def __post_init__(self):
         self.validate()
@@ -122,6 +143,24 @@ class WindowConfig:
             )
         self.initial_rate = _number("initial_rate", self.initial_rate, 0.0, 1000.0, open_low=True)
         self.rate_memory = _number("rate_memory", self.rate_memory, 0.0, 1e9, open_low=True)
+        self.tree = TreeConfig.coerce(self.tree)
+        if self.tree is not None and self.policy not in TREE_POLICIES:
+            raise ValueError(
+                f"`tree` of the window works with the policies {' and '.join(TREE_POLICIES)}, got {self.policy!r}. "
+                "Choose one of them, or leave `tree` out."
+            )
+        if self.proposals not in WINDOW_PROPOSALS:
+            raise ValueError(
+                f"`proposals` of the window must be one of {', '.join(WINDOW_PROPOSALS)}, got {self.proposals!r}."
+            )
+        if self.tree is not None and self.proposals != "drafter":
+            raise ValueError(
+                f"`tree` of the window needs `proposals='drafter'`, got {self.proposals!r}: lookup proposes chains. "
+                "Leave one of them out."
+            )
+        self.lookup_size = _integer("lookup_size", self.lookup_size, 1)
+        if not isinstance(self.carry_over, bool):
+            raise ValueError(f"`carry_over` of the window must be a bool, got {self.carry_over!r}.")
 
     @property
     def limit(self) -> int:
@@ -130,7 +169,8 @@ class WindowConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-serialisable dict with every field (transformers calls this for `generation_config.json`)."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"tree": self.tree.to_dict() if self.tree is not None else None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> WindowConfig:
@@ -153,7 +193,9 @@ class WindowConfig:
 
         Args:
             text (`str`): A policy name, or `"fixed:K"` / `"heuristic:K"` / `"divergence:K"` (K = `size`), or
-                `"confidence:T"` (T = `threshold`), or `"cost_aware:K"` (K = `max_size`).
+                `"confidence:T"` (T = `threshold`), or `"cost_aware:K"` (K = `max_size`): chains, all of them. `"tree"`
+                or `"tree:N"` (N = `max_nodes`) for a tree. `"mixed"` for mixed proposals with the policy of `base`,
+                `"lookup"` for lookup alone, `"lookup:K"` for always K looked-up tokens.
             base ([`WindowConfig`], *optional*): Where the other fields come from. Defaults to the default values.
 
         Returns:
@@ -164,6 +206,13 @@ class WindowConfig:
         """
         base = base if base is not None else cls()
         policy, colon, argument = text.strip().partition(":")
+        if policy in ("lookup", "mixed"):
+            return cls._parse_proposals(text, base)
+        if base.proposals == "mixed":  # naming a policy asks for the drafter under that policy
+            base = replace(base, proposals="drafter")
+        if policy == "tree":
+            return replace(base, policy="cost_aware", tree=TreeConfig.parse(text, base.tree))
+        base = replace(base, tree=None)
         if policy not in WINDOW_POLICIES or not colon:
             return replace(base, policy=policy)  # raises, naming the policies, if there is no such policy
         name = {"confidence": "threshold", "cost_aware": "max_size"}.get(policy, "size")
@@ -178,6 +227,17 @@ class WindowConfig:
         elif name == "size":
             changes["max_size"] = max(base.max_size, value)
         return replace(base, **changes)
+
+    @classmethod
+    def _parse_proposals(cls, text: str, base: WindowConfig) -> WindowConfig:
+        proposals, colon, argument = text.strip().partition(":")
+        if proposals == "mixed" and not colon:
+            return replace(base, proposals="mixed", tree=None)
+        if proposals == "lookup" and not colon:
+            return replace(base, proposals="lookup", policy="cost_aware", tree=None)
+        if proposals == "lookup" and argument.isascii() and argument.isdigit():
+            return replace(base, proposals="lookup", policy="fixed", size=int(argument), tree=None)
+        raise ValueError(f"Window {text!r}: expected 'mixed', 'lookup', or an integer as in 'lookup:10'.")
 
     @classmethod
     def coerce(

@@ -6,11 +6,13 @@ from .auto import DRAFTER_FAMILIES, AutoDrafter, register_drafters
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .configuration_drafter import DrafterConfig
 from .configuration_eagle3 import Eagle3DrafterConfig
+from .configuration_lookup import LookupDrafterConfig
 from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
 from .initialization import drafter_config_for, eagle3_from_target
 from .modeling_causal_lm import CausalLMDrafter
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
 from .modeling_eagle3 import Eagle3Drafter
+from .modeling_lookup import LookupDrafter, LookupState
 from .packed_windows import PackedState, window_logits
 from .target_features import check_layer_ids, default_layer_ids, gather_features
 
@@ -25,6 +27,9 @@ __all__ = [
     "DrafterState",
     "Eagle3Drafter",
     "Eagle3DrafterConfig",
+    "LookupDrafter",
+    "LookupDrafterConfig",
+    "LookupState",
     "PackedState",
     "check_layer_ids",
     "check_target",

@@ -9,13 +9,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .configuration_drafter import DrafterConfig
 from .configuration_eagle3 import Eagle3DrafterConfig
+from .configuration_lookup import LookupDrafterConfig
 from .modeling_causal_lm import CausalLMDrafter
 from .modeling_drafter import HUB_ARGUMENTS, DrafterModel, load_checked
 from .modeling_eagle3 import Eagle3Drafter
+from .modeling_lookup import LookupDrafter
 
 DRAFTER_FAMILIES: dict[type[DrafterConfig], type[DrafterModel]] = {
     Eagle3DrafterConfig: Eagle3Drafter,
     CausalLMDrafterConfig: CausalLMDrafter,
+    LookupDrafterConfig: LookupDrafter,
 }
 
 

@@ -3,7 +3,7 @@
 """A small causal language model as a drafter, under the same window interface as the others."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .logits_head import logits_head
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
-from .packed_pass import PackedPass, cannot_pack
+from .packed_pass import PackedPass, attention_kinds, cannot_pack
 from .packed_windows import check_starts, window_logits
+from .tree_columns import as_implementation, keep_columns, tree_mask
 
 
 @dataclass
@@ -166,6 +167,40 @@ class CausalLMDrafter(DrafterModel):
             state.drafted += length
         return output.logits[:, -1]
 
+    @torch.no_grad()
+    def step_tree(self, state: DrafterState, token_ids: torch.LongTensor, parents: Sequence[int]) -> torch.Tensor:
+        reason = cannot_pack(self.model)
+        if reason is not None:
+            raise ValueError(
+                f"`{type(self.model).__name__}` cannot draft a tree: {reason}. Load the drafter with "
+                '`attn_implementation="sdpa"` or `"eager"`, or decode without `tree`.'
+            )
+        rows, device = state.grow_level(parents), token_ids.device
+        level = state.tree.levels[-1]
+        config = self.model.config.get_text_config()
+        mask, masks = tree_mask(rows, state.committed, device), {}
+        for kind, window in attention_kinds(config).items():
+            seen = mask
+            if seen is not None and window is not None:
+                # A node sees itself and the `window - 1` positions before it, as in transformers.
+                positions = [*range(state.committed), *(state.committed + place for place in state.tree.levels)]
+                seen = seen & (torch.tensor(positions, device=device) > state.committed + level - window)
+            masks[kind] = as_implementation(seen, config._attn_implementation, self.model.dtype)
+        logits = self.model(
+            token_ids[None],
+            # A model with one kind of layer takes one mask; one with several picks its own for each layer. Without a
+            # mask the model makes its own.
+            attention_mask=None if mask is None else masks if len(masks) > 1 else next(iter(masks.values())),
+            position_ids=torch.full((1, len(parents)), state.committed + level, device=device),
+            past_key_values=state.cache,
+            use_cache=True,
+        ).logits
+        return logits[0]
+
+    def keep_path(self, state: DrafterState, columns: Sequence[int]) -> None:
+        keep_columns(state.cache, state.committed, columns)
+        state.drafted, state.tree = len(columns), None
+
     def begin_windows(
         self,
         input_ids: torch.LongTensor,
@@ -225,6 +260,7 @@ class CausalLMDrafter(DrafterModel):
         column_mask: torch.Tensor | None = None,
         starts: torch.LongTensor | None = None,
         window_tokens: torch.LongTensor | None = None,
+        score: Callable | None = None,
     ) -> DrafterOutput:
         """
         Teacher-forced pass over whole sequences.
@@ -237,6 +273,8 @@ class CausalLMDrafter(DrafterModel):
             column_mask (`torch.Tensor` of shape `(1, batch, length)`, bool, *optional*): Columns to return.
             starts, window_tokens (`torch.LongTensor`, *optional*):
                 Score these windows instead, see [`~ppow_hf.drafters.window_logits`].
+            score (`Callable`, *optional*): Called as `score(0, logits, None)`; what it returns takes the place of the
+                logits, in `scores`.
 
         Returns:
             [`DrafterOutput`]: One step of logits. Column `i` predicts the token at `i + 1`.
@@ -248,4 +286,6 @@ class CausalLMDrafter(DrafterModel):
         logits = self.model(input_ids, attention_mask=attention_mask, use_cache=False).logits
         if column_mask is not None:
             logits = logits[column_mask[0]]
+        if score is not None:
+            return DrafterOutput(scores=(score(0, logits, None),))
         return DrafterOutput(logits=(logits,))

@@ -3,7 +3,7 @@
 """What all drafter families share: the window interface, the tie to a target, saving and loading."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput, logging
 from .configuration_drafter import DrafterConfig
 from .packed_windows import PackedState
 from .target_features import check_layer_ids
+from .tree_columns import DraftColumns
 
 logger = logging.get_logger(__name__)
 # Arguments of `from_pretrained` that say where files come from, for the files beside the weights.
@@ -32,10 +33,13 @@ class DrafterOutput(ModelOutput):
             `(num_columns, draft_vocab_size)` where a column mask selected some columns.
         hidden_states (`tuple[torch.Tensor]`, *optional*):
             The drafter's own state at every step, each `(batch, length, hidden_size)`.
+        scores (`tuple`, *optional*):
+            What the forward pass's `score` made of every step, in place of logits.
     """
 
     logits: tuple[torch.Tensor, ...] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    scores: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 @dataclass
@@ -47,7 +51,9 @@ class DrafterState:
         cache (`DynamicCache`): Keys and values of all columns, committed ones first.
         committed (`int`): Number of columns that belong to the committed text.
         drafted (`int`): Number of columns of the current window behind them.
-        hidden (`torch.Tensor`, *optional*): State fed to the next draft step, `(batch, 1, hidden_size)`.
+        hidden (`torch.Tensor`, *optional*): State fed to the next draft step, `(batch, 1, hidden_size)`; in a tree,
+            those of the level fed last, `(batch, nodes, hidden_size)`.
+        tree ([`DraftColumns`], *optional*): What the window's columns are to each other, if they form a tree.
     """
 
     batch_size: int = 1
@@ -55,6 +61,7 @@ class DrafterState:
     committed: int = 0
     drafted: int = 0
     hidden: torch.Tensor | None = None
+    tree: DraftColumns | None = None
 
     def drop_draft(self, keep: int = 0) -> None:
         """Removes the columns of the current window but the first `keep`, which become committed."""
@@ -62,6 +69,14 @@ class DrafterState:
             self.cache.crop(keep - self.drafted)
         self.committed += min(keep, self.drafted)
         self.drafted = 0
+        self.tree = None
+
+    def grow_level(self, parents: Sequence[int]) -> list[list[bool]]:
+        """Counts one more level of a tree among the columns; what its nodes see, see [`DraftColumns.add_level`]."""
+        if self.tree is None:
+            self.tree = DraftColumns()
+        self.drafted += len(parents)
+        return self.tree.add_level(parents)
 
 
 class DrafterModel(PreTrainedModel):
@@ -90,6 +105,7 @@ class DrafterModel(PreTrainedModel):
             bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
         )
         self.last_trace = None
+        self._adaptation = {}
 
     # ---- what generation and training need to know -----------------------------------------------------------------
 
@@ -153,6 +169,31 @@ class DrafterModel(PreTrainedModel):
             `torch.Tensor` of shape `(batch, draft_vocab_size)`: logits of the next draft token.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `step`.")
+
+    def step_tree(self, state: DrafterState, token_ids: torch.LongTensor, parents: Sequence[int]) -> torch.Tensor:
+        """
+        Feeds one level of a draft tree in one pass: every node sees the committed text, its ancestors and itself.
+
+        Args:
+            state (`DrafterState`): Changed in place.
+            token_ids (`torch.LongTensor` of shape `(nodes,)`): The level's draft tokens, as target ids.
+            parents (`Sequence[int]`): Of every node, its parent's place in the level fed before; all 0 in the first
+                level, whose parent is the committed text.
+
+        Returns:
+            `torch.Tensor` of shape `(nodes, draft_vocab_size)`: logits of the next draft token behind each node.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `step_tree`.")
+
+    def keep_path(self, state: DrafterState, columns: Sequence[int]) -> None:
+        """
+        Turns a drafted tree into the window of one of its paths, before `extend` says how much of it was accepted.
+
+        Args:
+            state (`DrafterState`): Changed in place.
+            columns (`Sequence[int]`): The path's columns, in the order in which they were fed.
+        """
+        # Families that commit accepted tokens anew need none of them.
 
     def begin_windows(
         self,
@@ -267,6 +308,10 @@ class DrafterModel(PreTrainedModel):
         from ..generation import PPOWCandidateGenerator
 
         return PPOWCandidateGenerator(drafter=self, target=target, **kwargs)
+
+    def reset_adaptation(self) -> None:
+        """Forgets what calls with `WindowConfig(carry_over=True)` have learnt of the texts they wrote."""
+        self._adaptation = {}
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ position `i + 2`. Behind the last verified position the drafter's own state take
 names are those of the public checkpoints.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
 from .eagle3_layers import Eagle3DecoderLayer, Eagle3ExtraDecoderLayer, ttt_causal_mask, ttt_diagonal_mask
 from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState
 from .packed_windows import PackedState, check_starts, prefix_mask, window_logits
+from .tree_columns import as_implementation, tree_mask
 
 
 class Eagle3Drafter(DrafterModel):
@@ -261,6 +262,16 @@ class Eagle3Drafter(DrafterModel):
         logits, state.hidden = self._head(hidden_states)
         return logits[:, 0]
 
+    @torch.no_grad()
+    def step_tree(self, state: DrafterState, token_ids: torch.LongTensor, parents: Sequence[int]) -> torch.Tensor:
+        mask = tree_mask(state.grow_level(parents), state.committed, token_ids.device)
+        mask = as_implementation(mask, self.config._attn_implementation, self.dtype)
+        position_ids = torch.full((1, len(parents)), state.committed + state.tree.levels[-1], device=token_ids.device)
+        hidden_states = state.hidden[:, list(parents)]
+        hidden_states = self._decode(token_ids[None], hidden_states, position_ids, mask, state.cache)
+        logits, state.hidden = self._head(hidden_states)
+        return logits[0]
+
     def begin_windows(
         self,
         input_ids: torch.LongTensor,
@@ -315,6 +326,7 @@ class Eagle3Drafter(DrafterModel):
         output_hidden_states: bool = False,
         starts: torch.LongTensor | None = None,
         window_tokens: torch.LongTensor | None = None,
+        score: Callable | None = None,
     ) -> DrafterOutput:
         """
         Training-time test (EAGLE-3, arXiv 2503.01840, section 3.2): all columns of whole sequences, several draft
@@ -335,6 +347,8 @@ class Eagle3Drafter(DrafterModel):
             output_hidden_states (`bool`, *optional*, defaults to `False`): Return the states of each step.
             starts, window_tokens (`torch.LongTensor`, *optional*):
                 Score these windows instead, see [`~ppow_hf.drafters.window_logits`].
+            score (`Callable`, *optional*): Called as `score(step, states, head)` with the head's inputs at this step's
+                columns; what it returns takes the place of the logits, in `scores`.
 
         Returns:
             [`DrafterOutput`]: Logits of every step. Column `i` of step `k` predicts the token at `i + 2 + k`.
@@ -368,7 +382,7 @@ class Eagle3Drafter(DrafterModel):
         tokens = torch.nn.functional.pad(input_ids, (0, ttt_steps + 1))
         position_ids = torch.arange(length, device=device)[None]
         mask = ttt_causal_mask(length, attention_mask, hidden_states)
-        logits, states = [], []
+        logits, states, scores = [], [], []
         first = 0
         for k in range(ttt_steps):
             if k == 1 and column_mask is not None and not output_hidden_states:
@@ -387,9 +401,17 @@ class Eagle3Drafter(DrafterModel):
             if column_mask is None:
                 step_logits, hidden_states = self._head(hidden_states)
             else:
-                scored = hidden_states[column_mask[k][:, first:]]
-                step_logits = self._head(scored)[0]
+                scored = self.norm(hidden_states[column_mask[k][:, first:]])
+                if score is not None:
+                    scores.append(score(k, scored, self.lm_head))
+                    step_logits = None
+                else:
+                    step_logits = self.lm_head(scored)
                 if self.config.norm_output:
                     hidden_states = self.norm(hidden_states)
             logits.append(step_logits)
-        return DrafterOutput(logits=tuple(logits), hidden_states=tuple(states) if output_hidden_states else None)
+        return DrafterOutput(
+            logits=tuple(logits) if not scores else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            scores=tuple(scores) or None,
+        )

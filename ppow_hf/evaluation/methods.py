@@ -13,7 +13,18 @@ from ..generation import WindowConfig
 
 PLAIN = "target"
 ADAPTIVE_WINDOWS = ("heuristic", "confidence", "divergence", "cost_aware")
-METHOD_NAMES = (PLAIN, "prompt_lookup", "hf_dynamic", "hf_heuristic", "hf_constant", "fixed:K", *ADAPTIVE_WINDOWS)
+# Windows that lookup fills, alone or taking turns with the drafter, under the cost-aware policy.
+LOOKUP_WINDOWS = ("lookup", "mixed")
+METHOD_NAMES = (
+    PLAIN,
+    "prompt_lookup",
+    "hf_dynamic",
+    "hf_heuristic",
+    "hf_constant",
+    "fixed:K",
+    *ADAPTIVE_WINDOWS,
+    *LOOKUP_WINDOWS,
+)
 DEFAULT_METHODS = (PLAIN, "prompt_lookup", "fixed:3", "fixed:5", "fixed:8", "cost_aware")
 
 # transformers' own assisted generation. `hf_dynamic` is its default (stop drafting below 40% confidence), the other
@@ -52,7 +63,7 @@ class Method:
         name (`str`): As written on the command line, for example `"fixed:5"`.
         kind (`"plain"`, `"prompt_lookup"`, `"assistant"` or `"window"`):
             Plain `generate`; n-gram lookup in the prompt; transformers' assisted generation with an ordinary causal
-            LM; our generator with one of the window policies.
+            LM; our generator with one of the window policies, or with lookup.
         options (`dict`): Generation settings of the assistant or of the lookup.
     """
 
@@ -86,8 +97,12 @@ class Method:
     def _window(self, drafter: nn.Module) -> WindowConfig:
         # The drafter's own window (its limits, its calibrated estimate) with another policy, not a default one.
         own = WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
+        # Nothing of a prompt before: the order of prompts must not matter.
+        own = replace(own, tree=None, carry_over=False)
+        if self.name in LOOKUP_WINDOWS:
+            return replace(own, policy="cost_aware", proposals=self.name)
         policy, _, size = self.name.partition(":")
-        return replace(own, policy=policy, **({"size": int(size)} if size else {}))
+        return replace(own, policy=policy, proposals="drafter", **({"size": int(size)} if size else {}))
 
 
 def parse_method(name: str) -> Method:
@@ -98,7 +113,7 @@ def parse_method(name: str) -> Method:
         return Method(name, "prompt_lookup", dict(PROMPT_LOOKUP_OPTIONS))
     if name in ASSISTANT_OPTIONS:
         return Method(name, "assistant", dict(ASSISTANT_OPTIONS[name]))
-    if name in ADAPTIVE_WINDOWS:
+    if name in ADAPTIVE_WINDOWS or name in LOOKUP_WINDOWS:
         return Method(name, "window")
     if isinstance(name, str) and name.startswith("fixed:"):
         size = name.removeprefix("fixed:")

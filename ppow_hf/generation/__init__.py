@@ -7,13 +7,18 @@ from .candidate_generator import PPOWCandidateGenerator, use_window
 from .cost_model import CostModel
 from .custom_generate import speculative_generate
 from .hook import attach, attached, detach, install_hook, is_hook_installed, uninstall_hook
+from .lookup import LookupIndex, LookupMatch
+from .lookup_acceptance import LookupAcceptance
 from .policies import WindowPolicy, make_policy
+from .proposals import LookupProposer, Proposal, ProposalSwitch
 from .trace import Cycle, GenerationTrace
-from .window_config import WINDOW_POLICIES, WindowConfig
+from .tree_config import TreeConfig
+from .window_config import WINDOW_POLICIES, WINDOW_PROPOSALS, WindowConfig
 from .window_loop import DraftSampler, DraftWindow, draft_window
 
 __all__ = [
     "WINDOW_POLICIES",
+    "WINDOW_PROPOSALS",
     "AcceptanceEstimator",
     "CostModel",
     "Cycle",
@@ -21,7 +26,14 @@ __all__ = [
     "DraftStats",
     "DraftWindow",
     "GenerationTrace",
+    "LookupAcceptance",
+    "LookupIndex",
+    "LookupMatch",
+    "LookupProposer",
     "PPOWCandidateGenerator",
+    "Proposal",
+    "ProposalSwitch",
+    "TreeConfig",
     "WindowConfig",
     "WindowPolicy",
     "attach",

@@ -11,6 +11,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.generation.streamers import BaseStreamer
 
 from .hook import attached, check_drafter_call, has_own_generator
+from .tree_checks import wants_tree
+from .tree_decoding import decode_with_trees
 from .window_config import WindowConfig
 
 if TYPE_CHECKING:
@@ -67,6 +69,17 @@ def speculative_generate(
     check_drafter_call(model, drafter, generation_config)
     if token_streamer is not None:
         token_streamer.put(input_ids.cpu())
+    if wants_tree(drafter, generation_config):
+        return decode_with_trees(
+            model,
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            drafter=drafter,
+            streamer=token_streamer,
+            **model_kwargs,
+        )
     # Attached to this one target for the duration of the call: the loop around the candidate generator, with its
     # stopping criteria, caches and outputs, stays transformers' own.
     with attached(model):

@@ -183,6 +183,7 @@ def draft_window(
     eos_token_ids: frozenset[int] = frozenset(),
     record: bool = True,
     step: Callable[[DrafterState, torch.Tensor], torch.Tensor] | None = None,
+    offset: int = 0,
 ) -> DraftWindow:
     """
     Drafts one window per row.
@@ -201,6 +202,8 @@ def draft_window(
         record (`bool`, *optional*, defaults to `True`): Fill the host-side lists. With `False`, and policies that need
             no statistics, the loop does not wait for the device at all.
         step (`Callable`, *optional*): Called in place of `drafter.step` (to time it).
+        offset (`int`, *optional*, defaults to 0): Tokens of another source that already lead the window, and have been
+            fed to the drafter. They count in `sizes` and in the positions, and are no part of what is returned.
 
     Returns:
         [`DraftWindow`].
@@ -226,11 +229,11 @@ def draft_window(
         confidence=[[] for _ in range(rows)],
         features=[[] for _ in range(rows)],
     )
-    active = [row for row in range(rows) if sizes[row] > 0]
+    active = [row for row in range(rows) if sizes[row] > offset]
     needs_context = bool(sampler.processors) and not sampler.reduced
     drawn: list[torch.Tensor] = []
     columns: list[torch.Tensor] = []
-    position = 0
+    position = offset
     while active:
         scores = sampler.scores(logits, context_ids)
         # The token is drawn along with the statistics, so that one transfer brings both; `wants` decides without it.

@@ -13,6 +13,7 @@ from .acceptance import (
 )
 from .advantages import group_advantages, token_advantages
 from .criticality import Criticality, criticality, window_values
+from .exact_reward import expected_speedup_reward
 from .losses import entropy, expected_length_loss, policy_loss, target_kl
 from .reward_combination import combine_rewards, combine_token_rewards, reward_name
 from .rewards import (
@@ -45,6 +46,7 @@ __all__ = [
     "entropy",
     "expected_accepted",
     "expected_length_loss",
+    "expected_speedup_reward",
     "greedy_accepted",
     "group_advantages",
     "measured_speedup_reward",

@@ -135,7 +135,8 @@ def target_kl(
     p = torch.where(mask.unsqueeze(-1), p / mass.unsqueeze(-1).clamp_min(minimum_mass), 0.0)
     log_q = widen(draft_logits).masked_fill(~mask.unsqueeze(-1), 0.0).log_softmax(-1)
     if direction == "forward":
-        divergence = torch.nn.functional.kl_div(log_q, p, reduction="none").sum(-1)
+        log_p = p.clamp_min(torch.finfo(torch.float32).tiny).log()
+        divergence = torch.linalg.vecdot(p, log_p) - torch.linalg.vecdot(p, log_q)
     else:
         # Probabilities that underflowed to 0 cost what the smallest normal float32 does: 87 nats, not infinity.
         log_p = p.clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -43,8 +43,8 @@ class TargetPrefix:
         return self.attention_mask.long().sum(-1)
 
     def project(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits in float32 of states of the target, stored here or not: `(..., vocab_size)`."""
-        return (states if self.head is None else self.head(states)).float()
+        """Logits, in the target's dtype, of states of the target, stored here or not: `(..., vocab_size)`."""
+        return states if self.head is None else self.head(states)
 
     @torch.no_grad()
     def logits_at(self, rows: torch.LongTensor, positions: torch.LongTensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ class TargetPrefix:
             positions (`torch.LongTensor` of shape `(N,)`): Which token; its logits are those of the *next* one.
 
         Returns:
-            `torch.Tensor` of shape `(N, vocab_size)`, float32.
+            `torch.Tensor` of shape `(N, vocab_size)`, in the target's dtype.
         """
         device = self.states.device
         with torch.autocast(device.type, enabled=False):

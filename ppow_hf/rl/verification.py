@@ -18,6 +18,8 @@ logger = logging.get_logger(__name__)
 
 # Query tokens of a text in one pass. Windows attend to nothing of each other, but the kernels compute it all the same:
 # a few passes of bounded length keep the cost of a window the same however many there are.
+# Rows whose whole vocabulary is worked on at a time: few enough to stay in a processor's cache.
+_BLOCK = 32
 MAX_PACKED_TOKENS = 1024
 
 # Result of the trial of packing, by target and by what could change it.
@@ -146,8 +148,13 @@ def target_windows(
         return tokens, log_probs
 
     def best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        top, ids = (logits / temperature).log_softmax(-1).max(-1)
-        return ids.to(tokens.device), top.to(log_probs.device)
+        tops, ids = [], []
+        for block in logits.split(_BLOCK):
+            block = block.float() / temperature
+            top, id_ = block.max(-1)
+            tops.append(top - block.logsumexp(-1))
+            ids.append(id_)
+        return torch.cat(ids).to(tokens.device), torch.cat(tops).to(log_probs.device)
 
     with torch.autocast(prefix.input_ids.device.type, enabled=False):
         known = _from_text(prefix, starts, valid, tokens, log_probs, best, chunk_size)
@@ -202,14 +209,20 @@ class _Scorer:
 
     def __call__(self, logits: torch.Tensor, slots: torch.LongTensor) -> None:
         """`logits` `(N, V)`, and `slots` `(N, M)`: the flat places of the tokens each of them is for."""
-        slots = slots.to(self.device)
-        log_probs = (logits / self.temperature).log_softmax(-1)
+        for block, places in zip(logits.split(_BLOCK), slots.to(self.device).split(_BLOCK), strict=True):
+            self._score(block, places)
+
+    def _score(self, logits: torch.Tensor, slots: torch.LongTensor) -> None:
+        logits = logits.float()
         self.argmax[slots] = logits.argmax(-1)[:, None].to(self.device)
-        self.log_probs[slots] = log_probs.gather(-1, self.tokens[slots].to(logits.device)).to(self.device)
+        logits = logits if self.temperature == 1 else logits / self.temperature
+        log_mass = logits.logsumexp(-1, keepdim=True)
+        chosen = logits.gather(-1, self.tokens[slots].to(logits.device)) - log_mass
+        self.log_probs[slots] = chosen.to(self.device)
         if self.probs is not None:
             if self.draft_token_ids is not None:
-                log_probs = log_probs[:, self.draft_token_ids.to(logits.device)]
-            probs = log_probs.exp().to(self.device)
+                logits = logits.index_select(-1, self.draft_token_ids.to(logits.device))
+            probs = (logits - log_mass).exp().to(self.device)
             # Whole rows are copied many times faster than they are indexed.
             for places in slots.unbind(-1):
                 self.probs.index_copy_(0, places, probs)

@@ -18,48 +18,78 @@ class TeacherRows:
             The target's probabilities of the draft vocabulary, *not* renormalised: a row sums to the share of the
             target's mass that the drafter can reach.
         argmax (`torch.LongTensor` of shape `(rows,)`): The target's most probable token, as a target id.
+        negative_entropy (`torch.Tensor` of shape `(rows,)`, float32):
+            `sum_x p(x) log p(x)` of the probabilities renormalised over the draft vocabulary.
     """
 
     probs: torch.Tensor
     argmax: torch.LongTensor
+    negative_entropy: torch.Tensor
 
     @classmethod
     def from_logits(
-        cls, logits: torch.Tensor, draft_token_ids: torch.LongTensor | None, chunk_size: int = 256
+        cls,
+        logits: torch.Tensor,
+        draft_token_ids: torch.LongTensor | None,
+        head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        chunk_size: int = 64,
     ) -> "TeacherRows":
         """
         Args:
-            logits (`torch.Tensor` of shape `(rows, vocab_size)`): The target's logits.
+            logits (`torch.Tensor` of shape `(rows, vocab_size)`): The target's logits; or, with `head`, the states
+                `(rows, hidden_size)` it is applied to.
             draft_token_ids (`torch.LongTensor` of shape `(draft_vocab_size,)`, *optional*): Target ids of the draft
                 vocabulary; `None` when it is the whole vocabulary.
-            chunk_size (`int`, *optional*, defaults to 256): Rows widened to float32 at a time.
+            head (`Callable`, *optional*): The target's head.
+            chunk_size (`int`, *optional*, defaults to 64): Rows taken at a time: the whole vocabulary of few rows fits
+                in a processor's cache, that of all rows does not.
         """
-        probs = []
-        for chunk in logits.split(chunk_size):
-            chunk = chunk.float()
+        parts = [], [], []
+        blocks = (
+            block
+            for rows in logits.split(4 * chunk_size)
+            for block in (rows if head is None else head(rows)).split(chunk_size)
+        )
+        for block in blocks:
+            chunk = block.float()
             kept = chunk if draft_token_ids is None else chunk.index_select(-1, draft_token_ids)
-            probs.append(torch.exp(kept - chunk.logsumexp(-1, keepdim=True)))
-        width = logits.shape[-1] if draft_token_ids is None else len(draft_token_ids)
-        stacked = torch.cat(probs) if probs else logits.new_zeros((0, width), dtype=torch.float32)
-        return cls(stacked, logits.argmax(-1))
+            log_p = kept - chunk.logsumexp(-1, keepdim=True)
+            p = log_p.exp()
+            mass = p.sum(-1).clamp_min(1e-9)
+            # sum (p / mass) log(p / mass), without another logarithm per token.
+            finite = log_p.clamp_min(torch.finfo(log_p.dtype).min)
+            negative_entropy = torch.linalg.vecdot(p, finite) / mass - mass.log()
+            for part, value in zip(parts, (p, chunk.argmax(-1), negative_entropy), strict=True):
+                part.append(value)
+        if not len(logits):
+            width = len(draft_token_ids) if draft_token_ids is not None else logits.shape[-1]
+            empty = logits.new_zeros((0, width), dtype=torch.float32)
+            return cls(empty, empty.new_zeros(0, dtype=torch.long), empty.new_zeros(0))
+        return cls(*(torch.cat(part) for part in parts))
 
     def __getitem__(self, index: torch.Tensor) -> "TeacherRows":
-        return TeacherRows(self.probs[index], self.argmax[index])
+        return TeacherRows(self.probs[index], self.argmax[index], self.negative_entropy[index])
 
 
-def forward_kl(teacher: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+def forward_kl(
+    teacher: torch.Tensor, log_q: torch.Tensor, negative_entropy: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     KL(p || q) with p renormalised over the draft vocabulary (EAGLE-3's soft cross-entropy up to p's own entropy).
 
     Args:
         teacher (`torch.Tensor` of shape `(rows, draft_vocab_size)`, float32): p, not necessarily summing to 1.
         log_q (`torch.Tensor` of shape `(rows, draft_vocab_size)`, float32): Log-probabilities of the drafter.
+        negative_entropy (`torch.Tensor` of shape `(rows,)`, *optional*): `sum p log p` of the renormalised p, where it
+            is known already ([`TeacherRows`]).
 
     Returns:
         `torch.Tensor` of shape `(rows,)`, in nats.
     """
-    p = teacher / teacher.sum(-1, keepdim=True).clamp_min(1e-9)
-    return torch.nn.functional.kl_div(log_q, p, reduction="none").sum(-1)
+    mass = teacher.sum(-1).clamp_min(1e-9)
+    if negative_entropy is None:
+        negative_entropy = torch.special.xlogy(teacher, teacher).sum(-1) / mass - mass.log()
+    return negative_entropy - torch.linalg.vecdot(teacher, log_q) / mass
 
 
 def total_variation(teacher: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -88,7 +118,11 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def distillation_loss(
-    loss_type: str, teacher: torch.Tensor, log_q: torch.Tensor, acceptance_weight: float = 0.5
+    loss_type: str,
+    teacher: torch.Tensor,
+    log_q: torch.Tensor,
+    acceptance_weight: float = 0.5,
+    negative_entropy: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     The loss of a `loss_type`, per column.
@@ -99,10 +133,14 @@ def distillation_loss(
         teacher (`torch.Tensor` of shape `(rows, draft_vocab_size)`, float32): The target's probabilities.
         log_q (`torch.Tensor` of shape `(rows, draft_vocab_size)`, float32): Log-probabilities of the drafter.
         acceptance_weight (`float`, *optional*, defaults to 0.5): Share of the acceptance loss in the mix.
+        negative_entropy (`torch.Tensor` of shape `(rows,)`, *optional*): As for [`forward_kl`].
 
     Returns:
         `torch.Tensor` of shape `(rows,)`.
     """
+    if loss_type == "forward_kl":
+        return forward_kl(teacher, log_q, negative_entropy)
     if loss_type == "mixed":
-        return (1 - acceptance_weight) * forward_kl(teacher, log_q) + acceptance_weight * lk(teacher, log_q)
+        divergence = forward_kl(teacher, log_q, negative_entropy)
+        return (1 - acceptance_weight) * divergence + acceptance_weight * lk(teacher, log_q)
     return LOSSES[loss_type](teacher, log_q)

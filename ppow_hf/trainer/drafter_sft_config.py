@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0.
 """Configuration of the supervised stage."""
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -29,6 +30,16 @@ class DrafterSFTConfig(TrainingArguments):
             `"forward_kl"` (EAGLE-3), `"total_variation"`, `"lk"` (negative log acceptance) or `"mixed"`.
         acceptance_loss_weight (`float`, *optional*, defaults to 0.5):
             Share of the `"lk"` loss in `"mixed"`.
+        distillation_weight (`float`, *optional*, defaults to 1.0):
+            Weight of that loss.
+        window_reward_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the expected speedup reward of the window behind every token, in closed form
+            ([`~ppow_hf.rl.expected_speedup_reward`]; PPOW's reward under greedy verification, without rollouts. Ours).
+            The window has `ttt_steps` tokens.
+        cost_ratio (`float`, *optional*, defaults to 0.06):
+            gamma of that reward: one draft step in plain target steps.
+        window_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of the drafter in that expectation.
 
     > Parameters that control the data
 
@@ -74,6 +85,12 @@ class DrafterSFTConfig(TrainingArguments):
     acceptance_loss_weight: float = field(
         default=0.5, metadata={"help": "Share of the negative log acceptance in loss_type='mixed'."}
     )
+    distillation_weight: float = field(default=1.0, metadata={"help": "Weight of that loss."})
+    window_reward_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the expected speedup reward of whole windows, in closed form."}
+    )
+    cost_ratio: float = field(default=0.06, metadata={"help": "gamma of that reward: draft step / target step."})
+    window_temperature: float = field(default=1.0, metadata={"help": "Temperature of the drafter in that reward."})
     max_length: int = field(default=2048, metadata={"help": "Longer rows are cut on the right."})
     feature_cache_dir: str | None = field(
         default=None, metadata={"help": "Keep the target's hidden states here, so that later epochs skip the target."}
@@ -94,6 +111,14 @@ class DrafterSFTConfig(TrainingArguments):
             raise ValueError(f"`loss_type` must be one of {[*LOSSES, 'mixed']}, got {self.loss_type!r}.")
         if not 0 <= self.acceptance_loss_weight <= 1:
             raise ValueError(f"`acceptance_loss_weight` must be in [0, 1], got {self.acceptance_loss_weight}.")
+        for name in ("distillation_weight", "window_reward_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if not self.distillation_weight and not self.window_reward_weight:
+            raise ValueError("`distillation_weight` and `window_reward_weight` are both 0: nothing would be learned.")
+        for name in ("cost_ratio", "window_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         if self.max_length < 3:
             raise ValueError(f"`max_length` must be at least 3, got {self.max_length}.")
         if self.eval_decode_prompts < 0 or self.eval_decode_new_tokens < 2:

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from ..drafters import DrafterModel
-from .acceptance_losses import TeacherRows, distillation_loss
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_trainer import DrafterTrainer
+from .step_scoring import StepScoring
 from .target_pass import FeatureCache, TargetPass
 
 _ROW_ID = "row_id"
@@ -108,54 +108,22 @@ class DrafterSFTTrainer(DrafterTrainer):
         features, teacher = self.target_pass(input_ids, attention_mask, positions, inputs.get(_ROW_ID))
         teacher_row = (positions.flatten().cumsum(0) - 1).view_as(positions)
 
+        scoring = StepScoring(self.model, self.args, input_ids, columns, teacher, teacher_row)
         output = model(
             input_ids=input_ids,
             target_features=features,
             attention_mask=attention_mask,
             ttt_steps=self.ttt_steps,
             column_mask=columns,
+            score=scoring,
         )
-        total = output.logits[0].new_zeros((), dtype=torch.float32)
-        sums = []
-        alive: torch.Tensor | None = None
-        for k, logits in enumerate(output.logits):
-            batch_index, column = columns[k].nonzero(as_tuple=True)
-            rows = teacher[teacher_row[batch_index, column + self.model.prediction_offset - 1 + k]]
-            log_q = logits.float().log_softmax(-1)
-            losses = distillation_loss(
-                self.args.loss_type, rows.probs, log_q, acceptance_weight=self.args.acceptance_loss_weight
-            )
-            total = total + self.args.step_loss_decay**k * losses.sum()
-            with torch.no_grad():
-                sums.append(self._step_sums(rows, log_q, losses))
-                alive = self._chain(alive, sums[-1].pop("matches"), columns, k)
-                sums[-1]["chain"] = alive.sum()
-        return self._reduce(total, sums)
-
-    def _step_sums(self, rows: TeacherRows, log_q: torch.Tensor, losses: torch.Tensor) -> dict[str, torch.Tensor]:
-        best = log_q.argmax(-1)
-        ids = self.model.draft_token_ids
-        matches = (best if ids is None else ids[best]) == rows.argmax
-        return {
-            "matches": matches,
-            "count": torch.tensor(float(len(matches)), device=log_q.device),
-            "loss": losses.sum(),
-            "correct": matches.sum(),
-            "acceptance": torch.minimum(rows.probs, log_q.exp()).sum(),
-        }
-
-    @staticmethod
-    def _chain(alive: torch.Tensor | None, matches: torch.Tensor, columns: torch.Tensor, k: int) -> torch.Tensor:
-        """For every column, whether this step and all before it were right: the greedy window survives up to here."""
-        grid = torch.zeros_like(columns[k])
-        grid[columns[k]] = matches
-        return grid if alive is None else grid & alive
+        return self._reduce(scoring.total(output.scores), scoring.sums)
 
     def _reduce(
         self, total: torch.Tensor, sums: list[dict[str, torch.Tensor]]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss per window start over all processes, and metrics as means over all processes."""
-        names = list(sums[0])
+        names = list(sums[-1])
         stacked = torch.stack([torch.stack([s[name].float() for name in names]) for s in sums])
         stacked = self.accelerator.reduce(stacked, reduction="sum")
         table = dict(zip(names, stacked.T.tolist(), strict=True))
@@ -169,6 +137,9 @@ class DrafterSFTTrainer(DrafterTrainer):
             metrics[f"step_{k}/loss"] = table["loss"][k] / count
             metrics[f"step_{k}/accuracy"] = table["correct"][k] / count
             metrics[f"step_{k}/expected_acceptance"] = table["acceptance"][k] / count
+        if self.args.window_reward_weight:
+            reward = self.accelerator.reduce(sums[0]["window_reward"], reduction="sum")
+            metrics["window_reward"] = float(reward) / starts
         return loss, metrics
 
     # ---- evaluation -------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from .decoding_evaluation import decode_held_out
+from .sharding import WholeDrafter
 from .time_budget import TimeBudget, schedule_over_budget
 
 logger = logging.get_logger(__name__)
@@ -90,6 +91,12 @@ class DrafterTrainer(Trainer):
         # A plain attribute of the trainer: the target is never saved, wrapped or stepped with the drafter.
         self.target_model = target_model.to(self.accelerator.device).eval().requires_grad_(False)
         model.bind_target(self.target_model)
+        if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
+            raise ValueError(
+                "FSDP version 1 cannot hand out whole weights for drafting. Set `fsdp_version: 2` in the accelerate "
+                "configuration (`trainers/accelerate/fsdp_8gpu.yaml`)."
+            )
+        self._whole = WholeDrafter(model, self.target_model)
         model.add_model_tags(self._tag_names)
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
 
@@ -126,7 +133,7 @@ class DrafterTrainer(Trainer):
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         output = self._held_out_loss(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.args.eval_decode_prompts:
-            drafter = self.accelerator.unwrap_model(self.model)
+            drafter = self._whole_drafter()
             figures = decode_held_out(
                 self.accelerator,
                 drafter,
@@ -143,6 +150,11 @@ class DrafterTrainer(Trainer):
             if self.is_in_train and metric_key_prefix == "eval":
                 self._compare_with_initial(figures)
         return output
+
+    def _whole_drafter(self) -> DrafterModel:
+        """The drafter as it is now, with whole weights on every process."""
+        drafter = self.accelerator.unwrap_model(self.model)
+        return self._whole.refresh(drafter) if self.is_fsdp_enabled else drafter
 
     def _held_out_loss(self, *args, **kwargs) -> EvalLoopOutput:
         """The loss on held-out rows; stages whose loss says little about held-out rows leave it out."""

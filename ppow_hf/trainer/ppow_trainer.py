@@ -211,8 +211,8 @@ class PPOWTrainer(DrafterTrainer):
 
     def _unwrapped(self) -> AbstractContextManager[DrafterModel]:
         """The drafter with whole weights, also where they are sharded over processes."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            return nullcontext(self.accelerator.unwrap_model(self.model))
+        if not self.is_deepspeed_enabled:
+            return nullcontext(self._whole_drafter())
         from trl.models import unwrap_model_for_generation
 
         return unwrap_model_for_generation(self.model_wrapped, self.accelerator)

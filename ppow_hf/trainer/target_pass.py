@@ -66,11 +66,10 @@ class TargetPass:
                     self.cache.write(row_ids, attention_mask, features, last)
             else:
                 (features, last), logits = states, None
-            if logits is None:
-                logits = logits_head(self.target, input_ids)(last[positions])
-            else:
-                logits = logits[positions]
-            return features, TeacherRows.from_logits(logits, self._ids_on(logits.device))
+            # Where the head can be applied apart, it is applied to the scored positions alone, few at a time.
+            head = logits_head(self.target, input_ids) if logits is None else None
+            rows = (last if logits is None else logits)[positions]
+            return features, TeacherRows.from_logits(rows, self._ids_on(rows.device), head)
 
     def _ids_on(self, device: torch.device) -> torch.Tensor | None:
         if self.draft_token_ids is not None and self.draft_token_ids.device != device:
@@ -84,7 +83,6 @@ class TargetPass:
                 f"`feature_cache_dir` cannot be used with `{type(self.target).__name__}`: its logits are more than "
                 "its head on the last hidden state. Train without the cache."
             )
-        # Where the head can be applied apart, the vocabulary is projected at the scored positions alone.
         model = self.target if head is None else self.target.base_model
         output = model(
             input_ids=input_ids,

@@ -5,6 +5,7 @@
 import pytest
 import torch
 
+from ppow_hf import LookupDrafter
 from ppow_hf.evaluation import METHOD_NAMES, MethodError, parse_method, parse_methods
 from ppow_hf.evaluation.measure import PassCounter, measure_generation
 from ppow_hf.evaluation.methods import ASSISTANT_OPTIONS, check_methods, resolve_assistant
@@ -76,7 +77,37 @@ def test_windows_keep_what_the_drafter_brings():
         assert kwargs["window"].to_dict() == WindowConfig(policy="divergence", max_size=7, size=4).to_dict()
     with parse_method("fixed:9").generate_kwargs(drafter, None) as kwargs:
         assert (kwargs["window"].policy, kwargs["window"].size) == ("fixed", 9)
+    for name in ("lookup", "mixed"):
+        with parse_method(name).generate_kwargs(drafter, None) as kwargs:
+            assert kwargs["window"] == WindowConfig(policy="cost_aware", max_size=7, size=4, proposals=name)
     assert drafter.generation_config.window.policy == "cost_aware"
+
+
+def test_every_method_is_the_drafters_window_changed_in_one_respect():
+    """Whatever the drafter's own window is: `fixed:4` is its chain of four, and no prompt knows of the one before."""
+    _, drafter = tiny_models()
+    drafter.generation_config.window = WindowConfig(proposals="mixed", carry_over=True, max_size=7)
+    for name in ("fixed:4", "cost_aware", "mixed"):
+        with parse_method(name).generate_kwargs(drafter, None) as kwargs:
+            window = kwargs["window"]
+        assert window.proposals == ("mixed" if name == "mixed" else "drafter")
+        assert window.max_size == 7 and not window.carry_over
+    drafter.generation_config.window = WindowConfig(tree=True)
+    with parse_method("lookup").generate_kwargs(drafter, None) as kwargs:
+        assert kwargs["window"] == WindowConfig(proposals="lookup")
+
+
+@pytest.mark.parametrize("name", ["lookup", "mixed"])
+@pytest.mark.parametrize("kind", ["causal", "eagle3", "none"])
+def test_lookup_methods_write_the_same_text(name, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
+    target, drafter = tiny_models("causal" if kind == "none" else kind)
+    if kind == "none":
+        drafter = LookupDrafter.from_target(target)
+    plain = measure_generation(parse_method("target"), target, None, None, PROMPT, max_new_tokens=20)
+    run = measure_generation(parse_method(name), target, drafter, None, PROMPT, max_new_tokens=20)
+    assert run.tokens == plain.tokens and run.committed == 19 and run.drafted > 0
+    assert sum(run.phases.values()) == pytest.approx(run.seconds)
 
 
 @pytest.mark.parametrize("kind", ["causal", "eagle3"])

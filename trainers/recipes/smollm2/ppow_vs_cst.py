@@ -5,6 +5,7 @@
     python trainers/recipes/smollm2/ppow_vs_cst.py                      # train what is missing, evaluate, report
     python trainers/recipes/smollm2/ppow_vs_cst.py --arms ppow,cst      # some arms only
     python trainers/recipes/smollm2/ppow_vs_cst.py --set ppow.beta=0.3  # try another value
+    python trainers/recipes/smollm2/ppow_vs_cst.py --parallel 2         # two arms at a time, half the processor each
 
 Training resumes with the arm it was in. Evaluation replays every drafter on the target's own greedy answers to the
 suites' prompts (`ppow_hf.evaluation.compare`), so that all prompts are used at little cost.
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[
     return runs
 
 
-def train(name: str, run: dict[str, Any]) -> None:
+def train(name: str, run: dict[str, Any], threads: int) -> None:
     """Runs one arm in a process of its own, unless it is there already."""
     output = Path(run["options"]["output_dir"])
     if (output / "training_provenance.json").exists():
@@ -72,7 +74,18 @@ def train(name: str, run: dict[str, Any]) -> None:
     write_whole(config, yaml.safe_dump(run["options"], sort_keys=False))
     print(f"{name}: training")
     with open(output / "train.log", "w", encoding="utf-8") as log:
-        subprocess.run([sys.executable, SCRIPTS[run["stage"]], "--config", config], stdout=log, stderr=log, check=True)
+        command = [sys.executable, SCRIPTS[run["stage"]], "--config", config]
+        subprocess.run(
+            command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
+        )
+
+
+def train_all(runs: dict[str, dict[str, Any]], parallel: int) -> None:
+    """Trains all arms, `parallel` at a time with an equal share of the processor each."""
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    with ThreadPoolExecutor(parallel) as pool:
+        for future in [pool.submit(train, name, run, threads) for name, run in runs.items()]:
+            future.result()
 
 
 def suite_answers(config: dict[str, Any], target, tokenizer):
@@ -138,6 +151,8 @@ def main() -> None:
     parser.add_argument("--arms", help="comma-separated; all by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. ppow.beta=0.3")
     parser.add_argument("--report", type=Path, help="folder of results.json, report.md and pictures")
+    parser.add_argument("--parallel", type=int, default=1, help="arms trained at a time")
+    parser.add_argument("--train_only", action="store_true", help="leave out evaluation and report")
     args = parser.parse_args()
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     for setting in args.set:
@@ -151,8 +166,9 @@ def main() -> None:
                 place = place[part]
             place[last] = yaml.safe_load(value)
     runs = runs_of(config, args.arms.split(",") if args.arms else None)
-    for name, run in runs.items():
-        train(name, run)
+    train_all(runs, args.parallel)
+    if args.train_only:
+        return
     results = results_of(config, runs, evaluate(config, runs))
     folder = args.report or Path(config["report"])
     folder.mkdir(parents=True, exist_ok=True)

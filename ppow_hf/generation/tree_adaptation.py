@@ -1,0 +1,62 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What decoding with trees learns of a text while it writes it, and may keep for the next one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .acceptance import AcceptanceEstimator
+from .cost_model import CostModel
+from .divergence import RunningDivergence
+from .sibling_estimate import SiblingEstimate
+from .tree_policy import TreePolicy, make_tree_policy
+from .window_config import WindowConfig
+
+if TYPE_CHECKING:
+    from ..drafters import DrafterModel
+
+
+@dataclass
+class TreeAdaptation:
+    """
+    Everything that adapts.
+
+    Args:
+        policy ([`TreePolicy`]): Rate of the cost-aware tree.
+        estimator ([`AcceptanceEstimator`]): Acceptance of first children.
+        siblings ([`SiblingEstimate`]): Acceptance of later children.
+        divergence ([`RunningDivergence`]): How far drafter and target are apart.
+    """
+
+    policy: TreePolicy
+    estimator: AcceptanceEstimator
+    siblings: SiblingEstimate
+    divergence: RunningDivergence
+
+
+def tree_adaptation_for(
+    drafter: DrafterModel, config: WindowConfig, cost_model: CostModel | None, sampling: bool
+) -> TreeAdaptation:
+    """
+    A fresh [`TreeAdaptation`], or with `config.carry_over` what earlier calls with the same window left behind.
+
+    Args:
+        drafter ([`DrafterModel`]): The drafter, which keeps it.
+        config ([`WindowConfig`]): The window of the call, with a `tree`.
+        cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy.
+        sampling (`bool`): Whether the target samples.
+    """
+    kept = drafter._adaptation if config.carry_over else {}
+    costs = cost_model.to_dict() if cost_model is not None else None
+    key = json.dumps([config.to_dict(), costs, sampling], sort_keys=True)
+    if key not in kept:
+        kept[key] = TreeAdaptation(
+            policy=make_tree_policy(config, cost_model),
+            estimator=AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration),
+            siblings=SiblingEstimate(sampling),
+            divergence=RunningDivergence(config.divergence_metric, config.divergence_decay),
+        )
+    return kept[key]

@@ -1,0 +1,108 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""How trees are asked for, and every wrong call's error, which names the argument and the remedy."""
+
+import pytest
+import torch
+from transformers import DynamicCache, GenerationMixin
+
+from ppow_hf import AutoDrafter, WindowConfig
+from ppow_hf.generation.hook import _MARKER, check_upstream
+from tests.generation.test_tree_decoding import FIXED
+from tests.testing_utils import tiny_causal_drafter, tiny_target
+
+
+def test_stored_with_the_drafter(tmp_path, prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target, num_layers=3)
+    drafter.generation_config.window = FIXED
+    drafter.save_pretrained(tmp_path)
+    loaded = AutoDrafter.from_pretrained(tmp_path)
+    assert loaded.generation_config.window == FIXED
+    target.generate(prompt, assistant_model=loaded, max_new_tokens=12, do_sample=False)
+    assert loaded.last_trace.cycles[0].drafted == 10
+    # A call's own window goes before it, and a policy's name means a chain.
+    target.generate(prompt, assistant_model=loaded, window="fixed:3", max_new_tokens=12, do_sample=False)
+    assert loaded.last_trace.window["tree"] is None
+    target.generate(prompt, assistant_model=loaded, window={"policy": "fixed", "size": 2}, max_new_tokens=12)
+    assert loaded.last_trace.window["tree"] is None
+
+
+def test_carried_over(prompt, store_costs):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target, num_layers=3)
+    store_costs(target, drafter)
+    window = WindowConfig(tree=True, carry_over=True)
+    options = {"assistant_model": drafter, "max_new_tokens": 30, "do_sample": False, "window": window}
+    target.generate(prompt, **options)
+    first = [cycle.rate for cycle in drafter.last_trace.cycles]
+    target.generate(prompt, **options)
+    assert drafter.last_trace.cycles[0].rate != first[0]
+    drafter.reset_adaptation()
+    target.generate(prompt, **options)
+    assert [cycle.rate for cycle in drafter.last_trace.cycles] == first
+
+
+def refuse(target, drafter, prompt, match, **kwargs):
+    with pytest.raises(ValueError, match=match):
+        target.generate(prompt, assistant_model=drafter, **{"window": FIXED, "max_new_tokens": 6, **kwargs})
+
+
+def test_refusals(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    refuse(
+        target, drafter, prompt, "`output_attentions=True` cannot be combined with draft trees", output_attentions=True
+    )
+    refuse(target, drafter, prompt, "`cache_implementation`='static' cannot", cache_implementation="static")
+    refuse(target, drafter, prompt.repeat(2, 1), "one prompt at a time")
+    filled = DynamicCache(config=target.config)
+    with torch.no_grad():
+        target(prompt[:, :4], past_key_values=filled)
+    refuse(target, drafter, prompt, "`past_key_values` already holds 4 tokens", past_key_values=filled)
+    sliding = tiny_target("mistral")
+    refuse(sliding, tiny_causal_drafter(sliding), prompt, "sliding-window attention.*Leave `tree` out")
+    gpt2 = tiny_target("gpt2")
+    types = torch.zeros_like(prompt)
+    refuse(gpt2, tiny_causal_drafter(gpt2), prompt, "`token_type_ids` cannot be combined", token_type_ids=types)
+    refuse(
+        target,
+        drafter,
+        prompt,
+        "policies cost_aware and fixed, got 'confidence'",
+        window={"policy": "confidence", "tree": True},
+    )
+    refuse(target, drafter, prompt, "`num_beams`=2", num_beams=2)
+
+
+def test_a_drafter_without_trees_is_refused(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+
+    class ChainsOnly(type(drafter)):
+        step_tree = type(drafter).__mro__[1].step_tree
+
+    drafter.__class__ = ChainsOnly
+    refuse(target, drafter, prompt, "`ChainsOnly` drafts chains only")
+
+
+def test_the_hook_needs_the_assisted_loop(monkeypatch):
+    """`generate` looks the loop up on the class, under this name, and passes what `decode_with_trees` takes."""
+    assert hasattr(GenerationMixin._assisted_decoding, _MARKER)
+    monkeypatch.setattr(GenerationMixin, "_assisted_decoding", lambda self, input_ids: None)
+    with pytest.raises(RuntimeError, match=r"_assisted_decoding` no longer takes \['logits_processor', "):
+        check_upstream()
+    monkeypatch.delattr(GenerationMixin, "_assisted_decoding")
+    with pytest.raises(RuntimeError, match="_assisted_decoding` is gone"):
+        check_upstream()
+
+
+def test_chains_and_other_assistants_keep_transformers_loop(prompt):
+    target = tiny_target("llama")
+    assistant = tiny_target("llama", seed=1, num_hidden_layers=2)
+    plain = target.generate(prompt, max_new_tokens=12, do_sample=False)
+    output = target.generate(prompt, assistant_model=assistant, max_new_tokens=12, do_sample=False)
+    assert torch.equal(output, plain)
+    drafter = tiny_causal_drafter(target)
+    target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=12, do_sample=False)
+    assert all(cycle.parents == [] and cycle.depth == 0 for cycle in drafter.last_trace.cycles)
