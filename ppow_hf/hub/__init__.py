@@ -11,6 +11,7 @@ _MODULES = {
     "export_drafter": "exporter",
     "import_drafter": "importer",
     "push_folder": "push",
+    "push_space": "push_space",
     "write_card": "card",
     "write_remote_code": "remote_code",
 }
@@ -21,6 +22,7 @@ __all__ = [
     "export_drafter",
     "import_drafter",
     "push_folder",
+    "push_space",
     "write_card",
     "write_remote_code",
 ]
@@ -42,4 +44,5 @@ if TYPE_CHECKING:
     from .push import push_folder
     from .push_errors import HubPushError
     from .push_session import PushResult
+    from .push_space import push_space
     from .remote_code import write_remote_code

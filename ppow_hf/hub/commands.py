@@ -27,12 +27,13 @@ def push(
     """
     Share a drafter on the Hub: weights, configs, card, benchmarks and remote code in one commit.
 
-    Needs a token with write permission: `hf auth login`, or HF_TOKEN. Unchanged files are not sent again.
+    Needs a token with write permission: `hf auth login`, or HF_TOKEN. Unchanged files are not sent again. A Space gets
+    the library it imports beside its app, and the checkout's drafters.
     """
-    from .push import push_folder
     from .push_drafter import push_saved
+    from .push_space import push_space
 
-    result = (push_folder if space else push_saved)(
+    result = (push_space if space else push_saved)(
         folder,
         repo,
         private=private,
@@ -40,7 +41,6 @@ def push(
         revision=revision,
         dry_run=dry_run,
         commit_message=message,
-        **({"space": True} if space else {}),
     )
     show_push(result, Console(highlight=False), private=private)
 

@@ -124,6 +124,11 @@ def complete_folder(folder: Path, repo_id: str, *, card: bool = True, shown: Pat
             write_remote_code(folder)
         if card:
             write_card(folder, repo_id=repo_id)
+            if not any((folder / "benchmarks").rglob("results.json")):
+                logger.warning(
+                    f"`{shown or folder}` has no benchmarks/results.json: the card says that nothing was measured. "
+                    f"`ppow bench --drafter {shown or folder} --output {shown or folder}/benchmarks` measures it."
+                )
     except (ValueError, OSError) as error:
         words = f"config.json is not valid JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise ValueError(words.replace(str(folder), str(shown or folder))) from error

@@ -17,6 +17,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from ppow_hf.evaluation.precision import fingerprint
 from ppow_hf.hub.card import TEMPLATE, check_card, write_card
 from ppow_hf.hub.card_facts import is_repo_id, machine_paths, public_text, read_facts
+from ppow_hf.hub.push_drafter import complete_folder
 from ppow_hf.hub.remote_code import write_remote_code
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
@@ -251,6 +252,15 @@ def test_what_was_not_measured_is_said(bare, tmp_path):
     assert "eval_results" not in text and "model-index" not in text and "custom_generate" not in text
     sections = text.split("## Results")[1].split("## Citation")[0].replace("float32", "")
     assert re.search(r"\d", sections.replace(TARGET, "")) is None
+
+
+def test_a_card_without_results_is_pointed_out(bare, folder, tmp_path, caplog):
+    shutil.copytree(bare, tmp_path / "bare")
+    complete_folder(tmp_path / "bare", "org/bare")
+    assert f"`{tmp_path / 'bare'}` has no benchmarks/results.json" in caplog.text and "ppow bench" in caplog.text
+    caplog.clear()
+    complete_folder(folder, "org/whole")
+    assert caplog.text == ""
 
 
 def test_causal_drafters_and_targets_without_a_repository(tmp_path):

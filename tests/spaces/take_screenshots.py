@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--no-float32", action="store_true", help="Leave out the check in float32, for slow machines.")
-    parser.add_argument("--example", default="Maths: apples", help="Label of the example prompt.")
+    parser.add_argument("--example", default="Maths: shopping", help="Label of the example prompt.")
     parser.add_argument("--new-tokens", type=int, help="Fewer, for slow machines.")
     parser.add_argument("--timeout", type=float, default=300, help="Seconds to wait for one decoding.")
     arguments = parser.parse_args()

@@ -163,6 +163,42 @@ def test_stop_button_and_messages(served, browser):
     visit.check_and_close()
 
 
+def test_by_keyboard_alone(served, browser):
+    """Type, go to the button and press it, open a tab, walk: no mouse, and one sees where one is."""
+    url, _ = served
+    visit = Page(browser, url)
+    page = visit.page
+
+    def tab_to(selector):
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"!!document.activeElement.closest({selector!r})"):
+                return
+        raise AssertionError(f"{selector} cannot be reached")
+
+    page.focus("#pp-prompt textarea")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Name a colour.")
+    tab_to("#pp-run")
+    style, width = page.evaluate("(s => [s.outlineStyle, s.outlineWidth])(getComputedStyle(document.activeElement))")
+    assert style == "solid" and float(width.removesuffix("px")) >= 2
+    visit.forget_status()
+    page.keyboard.press("Enter")
+    visit.wait_for_status("Done")
+    assert "Asked: Name a colour." in page.inner_text("#pp-race")
+    page.wait_for_function("!document.querySelector('#pp-run').disabled")
+    page.get_by_role("tab", name="Window theatre").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#pp-detail h3", state="visible")
+    tab_to("#pp-cycle input[type=range]")
+    page.keyboard.press("End")
+    last = page.get_attribute("#pp-cycle input[type=range]", "max")
+    page.wait_for_function(f"document.querySelector('#pp-detail h3').innerText.startsWith('Cycle {last} of {last}')")
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelector('#pp-detail h3').innerText.startsWith('Cycle 1 of')")
+    visit.check_and_close()
+
+
 def test_refusals_are_shown_and_announced(served, browser):
     url, _ = served
     visit = Page(browser, url)

@@ -13,7 +13,7 @@ pytest.importorskip("plotly", reason="the demo's packages are not installed: pip
 from ppow_demo import html_tables, html_view  # noqa: E402
 from ppow_demo.figures import speedup_figure, time_figure  # noqa: E402
 from ppow_demo.records import Decoding, Race  # noqa: E402
-from ppow_demo.settings import DemoError, Settings, check_prompt  # noqa: E402
+from ppow_demo.settings import POLICY_LABELS, DemoError, Settings, check_prompt  # noqa: E402
 from ppow_demo.trace_view import (  # noqa: E402
     Detokenizer,
     Row,
@@ -94,6 +94,15 @@ def test_annotate_puts_rejected_drafts_beside_their_place():
     ]
     assert [token.predicted for token in marked[:5]] == [None, 0.9, 0.5, 0.25, None]
     assert "".join(token.text for token in marked if token.kind != "rejected") == decode(TOKENS)
+
+
+def test_drafts_of_any_source_are_drafts():
+    """A cycle may say what proposed; whatever it was, its tokens are drafted ones."""
+    cycles = [
+        {**entry, "source": source, "looked_up": 1} for entry, source in zip(CYCLES, ("lookup", "?"), strict=True)
+    ]
+    assert annotate(TOKENS, cycles, decode) == annotate(TOKENS, CYCLES, decode)
+    assert adaptive_rows(cycles) == adaptive_rows(CYCLES)
 
 
 def test_annotate_refuses_a_trace_of_another_text():
@@ -219,6 +228,19 @@ def test_settings_keep_the_drafters_calibration():
     window = Settings(policy="fixed", size=3, min_size=2, max_size=9).window(own)
     assert (window.policy, window.size, window.min_size, window.max_size) == ("fixed", 3, 2, 9)
     assert window.calibration == {"greedy": [1.0]} and window.divergence_metric == "kl"
+
+
+def test_settings_draw_chains_of_the_drafter():
+    """Whatever a drafter's own defaults are, every policy of the page works."""
+    fields = WindowConfig.__dataclass_fields__
+    owns = [WindowConfig()]
+    owns += [WindowConfig(tree=True)] if "tree" in fields else []
+    owns += [WindowConfig(proposals="mixed")] if "proposals" in fields else []
+    for own in owns:
+        for policy in POLICY_LABELS:
+            window = Settings(policy=policy).window(own)
+            assert window.policy == policy
+            assert getattr(window, "tree", None) is None and getattr(window, "proposals", "drafter") == "drafter"
 
 
 def test_prompts():

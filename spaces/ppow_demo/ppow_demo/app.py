@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import offline  # isort: skip  # noqa: F401  before gradio, whose settings it makes
+from .zerogpu import on_gpu  # isort: skip  # before torch
 
 import gradio as gr
 from transformers.utils import logging
@@ -38,16 +39,6 @@ QUEUE_LENGTH = 20
 DECODING = {"concurrency_id": "decode", "concurrency_limit": 1}
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
 TITLE = "ppow-hf: guess a window, check it once"
-
-
-def on_gpu(function: Callable) -> Callable:
-    """Asks for a GPU around `function` where the Space has ZeroGPU (the package `spaces` is there), else nothing."""
-    try:
-        # This repository has a folder of that name, which is not the package: ask for what only the package has.
-        from spaces import GPU
-    except ImportError:
-        return function
-    return GPU(duration=60)(function)
 
 
 def _guarded(work: Callable[[], Iterator[dict]], status: Any) -> Iterator[dict]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 
 from . import offline  # isort: skip  # before gradio, whose settings it makes
+from . import zerogpu  # isort: skip  # before torch
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -42,7 +43,8 @@ def launch(
     """
     if demo is None:
         engine = Engine(Models.load(device))
-        engine.warm_up()
+        if not zerogpu.ACTIVE:  # There, no GPU is at hand until a visitor asks for one.
+            engine.warm_up()
         demo = build_demo(engine)
     demo.launch(
         server_name=host or os.environ.get("GRADIO_SERVER_NAME"),

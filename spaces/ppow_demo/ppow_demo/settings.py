@@ -99,6 +99,9 @@ class Settings:
             [`WindowConfig`]: The drafter's window with the visitor's policy and limits. The running divergence is kept
             as a KL divergence, which is what the gauge shows.
         """
+        # The page draws chains of the drafter's own; a drafter may come with other defaults.
+        chain = {"tree": None, "proposals": "drafter"}
+        chain = {name: value for name, value in chain.items() if hasattr(own, name)}
         return replace(
             own,
             policy=self.policy,
@@ -106,6 +109,7 @@ class Settings:
             min_size=self.min_size,
             max_size=self.max_size,
             divergence_metric="kl",
+            **chain,
         )
 
 
