@@ -311,6 +311,44 @@ def demo(
     launch(host=host, port=port, device=device, open_browser=open_browser)
 
 
+@app.command()
+def compare(
+    drafter: Annotated[list[str], typer.Option("--drafter", help="NAME=FOLDER of a drafter; several times.")],
+    suite: Annotated[list[str], typer.Option("--suite", help="Prompts, as for `ppow data`; several times.")],
+    output: Annotated[Path, typer.Option(help="Folder of the texts, results.json and report.md.")] = Path(
+        "runs/compare"
+    ),
+    baseline: Annotated[str | None, typer.Option(help="Drafter to compare with. Default: the first.")] = None,
+    window: Annotated[int, typer.Option(help="Draft tokens per window.", min=1)] = 5,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the texts.", min=2)] = 128,
+    target: TargetOption = DEFAULT_TARGET,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Compare the acceptance length of drafters on the same greedy texts, replayed instead of decoded."""
+    from .scripts.compare_drafters import compare_drafters
+    from .targets import load_target
+
+    drafters = dict(part.split("=", 1) if "=" in part else (Path(part).name, part) for part in drafter)
+    if len(drafters) < len(drafter):
+        raise typer.BadParameter("two drafters have the same name; give them as NAME=FOLDER.", param_hint="--drafter")
+    _set_seed(seed)
+    target_model, tokenizer = load_target(target, dtype=dtype, device=device)
+    compare_drafters(
+        target_model,
+        tokenizer,
+        drafters,
+        suite,
+        output,
+        window=window,
+        baseline=baseline,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    console.print((output / "report.md").read_text(encoding="utf-8"))
+
+
 app.command()(card)
 app.command()(push)
 app.command()(export)

@@ -167,7 +167,7 @@ def _results(arguments, environment, prompts, float32_records, seed, cost_model)
             checked = [r for r in float32_records if r["suite"] == suite] if temperature == 0 else []
             for method in arguments["methods"]:
                 row = result_row(suite, method, temperature, arguments["dtype"], records, checked, seed)
-                if parse_method(method).kind == "window" and row["acceptance_length"] is not None:
+                if parse_method(method).is_chain and row["acceptance_length"] is not None:
                     row["predicted_speedup"] = cost_model.speedup(row["acceptance_length"], row["mean_window"])
                 rows.append(row)
     summary = summarize(rows)

@@ -15,6 +15,7 @@ PLAIN = "target"
 ADAPTIVE_WINDOWS = ("heuristic", "confidence", "divergence", "cost_aware")
 # Windows that lookup fills, alone or taking turns with the drafter, under the cost-aware policy.
 LOOKUP_WINDOWS = ("lookup", "mixed")
+TREE = "tree"
 METHOD_NAMES = (
     PLAIN,
     "prompt_lookup",
@@ -24,6 +25,8 @@ METHOD_NAMES = (
     "fixed:K",
     *ADAPTIVE_WINDOWS,
     *LOOKUP_WINDOWS,
+    TREE,
+    f"{TREE}:N",
 )
 DEFAULT_METHODS = (PLAIN, "prompt_lookup", "fixed:3", "fixed:5", "fixed:8", "cost_aware")
 
@@ -94,15 +97,23 @@ class Method:
                 for name, value in saved.items():
                     setattr(config, name, value)
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether every cycle drafts one window, token by token: what a cost model's window curve speaks of."""
+        return self.kind == "window" and self.name not in LOOKUP_WINDOWS and not self.name.startswith(TREE)
+
     def _window(self, drafter: nn.Module) -> WindowConfig:
         # The drafter's own window (its limits, its calibrated estimate) with another policy, not a default one.
         own = WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
         # Nothing of a prompt before: the order of prompts must not matter.
-        own = replace(own, tree=None, carry_over=False)
+        own = replace(own, carry_over=False, proposals="drafter")
+        if self.name.startswith(TREE):
+            return WindowConfig.parse(self.name, own)
+        own = replace(own, tree=None)
         if self.name in LOOKUP_WINDOWS:
             return replace(own, policy="cost_aware", proposals=self.name)
         policy, _, size = self.name.partition(":")
-        return replace(own, policy=policy, proposals="drafter", **({"size": int(size)} if size else {}))
+        return replace(own, policy=policy, **({"size": int(size)} if size else {}))
 
 
 def parse_method(name: str) -> Method:
@@ -113,14 +124,15 @@ def parse_method(name: str) -> Method:
         return Method(name, "prompt_lookup", dict(PROMPT_LOOKUP_OPTIONS))
     if name in ASSISTANT_OPTIONS:
         return Method(name, "assistant", dict(ASSISTANT_OPTIONS[name]))
-    if name in ADAPTIVE_WINDOWS or name in LOOKUP_WINDOWS:
+    if name in ADAPTIVE_WINDOWS or name in LOOKUP_WINDOWS or name == TREE:
         return Method(name, "window")
-    if isinstance(name, str) and name.startswith("fixed:"):
-        size = name.removeprefix("fixed:")
+    kind, colon, size = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if colon and kind in ("fixed", TREE):
         if size.isascii() and size.isdigit() and int(size) >= 1 and str(int(size)) == size:
             return Method(name, "window")
-        raise MethodError(f"Method {name!r}: K in `fixed:K` must be a whole number >= 1, for example `fixed:5`.")
-    raise MethodError(f"Unknown method {name!r}. Pass any of {', '.join(METHOD_NAMES)} (K a whole number).")
+        number = "K in `fixed:K`" if kind == "fixed" else "N in `tree:N`"
+        raise MethodError(f"Method {name!r}: {number} must be a whole number >= 1, for example `{kind}:5`.")
+    raise MethodError(f"Unknown method {name!r}. Pass any of {', '.join(METHOD_NAMES)} (K, N whole numbers).")
 
 
 def parse_methods(names: Sequence[str]) -> list[Method]:

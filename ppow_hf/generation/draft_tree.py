@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .acceptance import AcceptanceEstimator, DraftStats, acceptance_features
-from .draws import draw_in_turn
+from .draws import distribution, draw_in_turn
 from .sibling_estimate import SiblingEstimate
 from .tree_policy import TreePolicy
 from .window_loop import DraftSampler
@@ -236,10 +236,9 @@ def _choices(
     Possible children behind every row: the statistics of its distribution, `branching` tokens (fewer where no more are
     possible), and the probabilities of the most probable tokens. `None` where there is no possible token.
     """
-    probs = scores.softmax(dim=-1)
+    probs, entropy = distribution(scores)
     width = probs.shape[-1]
     top = probs.topk(min(max(2, branching), width), dim=-1)
-    entropy = torch.special.entr(probs).sum(dim=-1, keepdim=True)
     count = min(branching, width)
     if sampler.do_sample:
         columns = draw_in_turn(probs, count, sampler.generator)

@@ -7,6 +7,23 @@ from __future__ import annotations
 import torch
 
 
+def distribution(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Probabilities and entropy of rows of logits, with one exponential per token and no logarithm.
+
+    Args:
+        scores (`torch.Tensor` of shape `(rows, width)`): Logits; `-inf` for impossible tokens.
+
+    Returns:
+        `(probs, entropy)`: `(rows, width)` and `(rows, 1)`, in nats. NaN in rows without any possible token.
+    """
+    log_probs = scores.log_softmax(dim=-1)
+    probs = log_probs.exp()
+    # An impossible token has 0 times -inf, and adds nothing.
+    bounded = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
+    return probs, -torch.linalg.vecdot(probs, bounded).unsqueeze(-1)
+
+
 def draw_in_turn(probs: torch.Tensor, count: int = 1, generator: torch.Generator | None = None) -> torch.LongTensor:
     """
     Draws without replacement, in order: the first from `probs`, the next from what is left of them, and so on.

@@ -23,6 +23,7 @@ from transformers.generation.logits_process import (
 )
 
 from .acceptance import AcceptanceEstimator, DraftStats, acceptance_features
+from .draws import distribution, draw_in_turn
 from .policies import WindowPolicy
 
 if TYPE_CHECKING:
@@ -106,18 +107,17 @@ class DraftSampler:
             and per row the two highest probabilities, the entropy, the target id and its probability, `(batch, 5)`
             float32. A row without any possible token has NaN as its highest probability.
         """
-        probs = scores.softmax(dim=-1)
+        probs, entropy = distribution(scores)
         top = probs.topk(2, dim=-1) if probs.shape[-1] > 1 else None
         if self.do_sample:
             weights = probs.nan_to_num(nan=1.0) if self.may_lack_support else probs
-            columns = torch.multinomial(weights, 1, generator=self.generator)
+            columns = draw_in_turn(weights, 1, self.generator)
             chosen = probs.gather(-1, columns)
         elif top is not None:
             columns, chosen = top.indices[:, :1], top.values[:, :1]
         else:
             columns, chosen = torch.zeros_like(probs, dtype=torch.long), probs
         token_ids = self.draft_token_ids[columns] if self.mapped else columns
-        entropy = torch.special.entr(probs).sum(dim=-1, keepdim=True)
         values = top.values if top is not None else torch.cat([probs, torch.zeros_like(probs)], dim=-1)
         stats = torch.cat([values, entropy, token_ids.to(values.dtype), chosen], dim=-1)
         return columns[:, 0], token_ids[:, 0], stats

@@ -21,6 +21,9 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request in place of a commit.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch. Default: main.")] = None,
     message: Annotated[str | None, typer.Option("--message", help="First line of the commit.")] = None,
+    unmeasured: Annotated[
+        bool, typer.Option("--unmeasured", help="Push a drafter without benchmark results.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Accepted by every command; a push draws no numbers.")] = 0,
 ) -> None:
@@ -33,15 +36,12 @@ def push(
     from .push_drafter import push_saved
     from .push_space import push_space
 
-    result = (push_space if space else push_saved)(
-        folder,
-        repo,
-        private=private,
-        create_pr=create_pr,
-        revision=revision,
-        dry_run=dry_run,
-        commit_message=message,
-    )
+    options = {"private": private, "create_pr": create_pr, "revision": revision, "dry_run": dry_run}
+    options["commit_message"] = message
+    if space:
+        result = push_space(folder, repo, **options)
+    else:
+        result = push_saved(folder, repo, require_results=not unmeasured, **options)
     show_push(result, Console(highlight=False), private=private)
 
 

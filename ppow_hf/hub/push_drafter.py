@@ -70,7 +70,9 @@ def push_drafter(
         return push_folder(folder, repo_id, **kwargs)
 
 
-def push_saved(folder: str | os.PathLike, repo_id: str, *, card: str = "if_missing", **kwargs: Any) -> PushResult:
+def push_saved(
+    folder: str | os.PathLike, repo_id: str, *, card: str = "if_missing", require_results: bool = False, **kwargs: Any
+) -> PushResult:
     """
     Pushes a saved drafter, with remote code and card added where they are missing. The folder itself stays as it is.
 
@@ -79,6 +81,8 @@ def push_saved(folder: str | os.PathLike, repo_id: str, *, card: str = "if_missi
         repo_id (`str`): The repository.
         card (`str`, *optional*, defaults to `"if_missing"`): When to write README.md from the folder's facts:
             `"if_missing"`, `"always"` or `"never"`.
+        require_results (`bool`, *optional*, defaults to `False`):
+            Refuse to write a card for a drafter without benchmark results, in place of a warning.
         kwargs: Arguments of `push_folder`.
 
     Returns:
@@ -99,13 +103,15 @@ def push_saved(folder: str | os.PathLike, repo_id: str, *, card: str = "if_missi
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(local, stage / path)
         card_wanted = card != "never" and not (stage / "README.md").exists()
-        complete_folder(stage, repo_id, card=card_wanted, shown=Path(folder))
+        complete_folder(stage, repo_id, card=card_wanted, shown=Path(folder), require_results=require_results)
         result = push_folder(stage, repo_id, **kwargs)
     result.left_out = selected.left_out
     return result
 
 
-def complete_folder(folder: Path, repo_id: str, *, card: bool = True, shown: Path | None = None) -> None:
+def complete_folder(
+    folder: Path, repo_id: str, *, card: bool = True, shown: Path | None = None, require_results: bool = False
+) -> None:
     """
     Adds what makes a saved drafter a repository.
 
@@ -114,6 +120,7 @@ def complete_folder(folder: Path, repo_id: str, *, card: bool = True, shown: Pat
         repo_id (`str`): The repository that the card's examples name.
         card (`bool`, *optional*, defaults to `True`): Write README.md.
         shown (`Path`, *optional*): The folder to name in errors, where `folder` is a copy that will be gone by then.
+        require_results (`bool`, *optional*, defaults to `False`): Whether a card without results is an error.
 
     Raises:
         ValueError: If the folder's facts contradict each other, or a file is damaged.
@@ -123,11 +130,18 @@ def complete_folder(folder: Path, repo_id: str, *, card: bool = True, shown: Pat
         if str(config.get("model_type", "")).startswith("ppow_"):
             write_remote_code(folder)
         if card:
+            measured = any((folder / "benchmarks").rglob("results.json"))
+            remedy = f"`ppow bench --drafter {shown or folder} --output {shown or folder}/benchmarks` measures it"
+            if require_results and not measured:
+                raise ValueError(
+                    f"`{shown or folder}` has no benchmarks/results.json, so its card could not say how fast it is. "
+                    f"{remedy}; `--unmeasured` pushes it as it is."
+                )
             write_card(folder, repo_id=repo_id)
-            if not any((folder / "benchmarks").rglob("results.json")):
+            if not measured:
                 logger.warning(
                     f"`{shown or folder}` has no benchmarks/results.json: the card says that nothing was measured. "
-                    f"`ppow bench --drafter {shown or folder} --output {shown or folder}/benchmarks` measures it."
+                    f"{remedy}."
                 )
     except (ValueError, OSError) as error:
         words = f"config.json is not valid JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)

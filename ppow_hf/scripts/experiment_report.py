@@ -38,7 +38,8 @@ def report_text(results: dict[str, Any]) -> str:
         "# PPOW against continued supervised training",
         "",
         f"Every arm starts from `{config['init']}` and trains for {config['common']['max_seconds']:g} seconds of "
-        "training steps on the same responses. Acceptance length (tau, bonus token included) of windows of a fixed "
+        f"training steps on the same responses, {config.get('parallel', 1)} at a time with an equal share of the "
+        "processor. Acceptance length (tau, bonus token included) of windows of a fixed "
         f"size on the target's own greedy answers of at most {config['max_new_tokens']} tokens; brackets are 95% "
         "bootstrap intervals over prompts, differences are paired by prompt.",
         "",

@@ -33,10 +33,11 @@ def figures_section(results: dict, folder: str) -> str:
         "| decoding | " + " | ".join(suites) + " | mean |",
         "|---|" + "---|" * (len(suites) + 1),
     ]
+    best = max(methods, key=lambda method: mean[method]["speedup"])
     for method in methods:
         columns = [cell.get((suite, method)) for suite in suites] + [mean[method]]
         shown = ["-" if row is None else _cell(row["speedup"], row["acceptance_length"]) for row in columns]
-        name = f"**`{method}`**" if method == "cost_aware" else f"`{method}`"
+        name = f"**`{method}`**" if method == best else f"`{method}`"
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     environment, arguments = results["environment"], results["arguments"]
     prompts = sorted({row["num_prompts"] for row in rows})

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0.
 """Methods: names, what cannot run, and what they leave behind."""
 
+import re
+
 import pytest
 import torch
 
@@ -22,16 +24,18 @@ def test_plain_is_always_there_and_nothing_twice():
     assert [m.name for m in parse_methods("prompt_lookup, fixed:2")] == ["target", "prompt_lookup", "fixed:2"]
 
 
-@pytest.mark.parametrize("name", [name.replace("K", "4") for name in METHOD_NAMES])
+@pytest.mark.parametrize("name", [re.sub(":[KN]$", ":4", name) for name in METHOD_NAMES])
 def test_every_listed_name_is_a_method(name):
     assert parse_method(name).name == name
 
 
-@pytest.mark.parametrize("name", ["fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:2.5", "fixed:05", "eagle", "", 5])
+@pytest.mark.parametrize(
+    "name", ["fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:2.5", "fixed:05", "tree:0", "tree:x", "eagle", "", 5]
+)
 def test_bad_names_list_the_good_ones(name):
     with pytest.raises(MethodError) as caught:
         parse_method(name)
-    assert "fixed:" in str(caught.value)
+    assert re.search("(fixed|tree):", str(caught.value))
 
 
 def test_no_methods():
@@ -95,11 +99,27 @@ def test_every_method_is_the_drafters_window_changed_in_one_respect():
     drafter.generation_config.window = WindowConfig(tree=True)
     with parse_method("lookup").generate_kwargs(drafter, None) as kwargs:
         assert kwargs["window"] == WindowConfig(proposals="lookup")
+    drafter.generation_config.window = WindowConfig(tree={"max_nodes": 9, "branching": 2}, carry_over=True)
+    for name, nodes in (("tree", 9), ("tree:5", 5)):
+        with parse_method(name).generate_kwargs(drafter, None) as kwargs:
+            window = kwargs["window"]
+        assert (window.tree.max_nodes, window.tree.branching, window.carry_over) == (nodes, 2, False)
+    with parse_method("cost_aware").generate_kwargs(drafter, None) as kwargs:
+        assert kwargs["window"].tree is None
 
 
-@pytest.mark.parametrize("name", ["lookup", "mixed"])
+@pytest.mark.parametrize(
+    ("name", "chain"), [("fixed:3", True), ("divergence", True), ("mixed", False), ("tree", False)]
+)
+def test_only_chains_have_a_predicted_speedup(name, chain):
+    assert parse_method(name).is_chain == chain
+
+
+@pytest.mark.parametrize("name", ["lookup", "mixed", "tree:6"])
 @pytest.mark.parametrize("kind", ["causal", "eagle3", "none"])
-def test_lookup_methods_write_the_same_text(name, kind, tmp_path, monkeypatch):
+def test_lookup_and_trees_write_the_same_text(name, kind, tmp_path, monkeypatch):
+    if (name, kind) == ("tree:6", "none"):
+        pytest.skip("lookup has no tree")
     monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
     target, drafter = tiny_models("causal" if kind == "none" else kind)
     if kind == "none":

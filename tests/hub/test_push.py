@@ -3,6 +3,7 @@
 """Pushing with the real clients to a Hub on the loopback interface: what arrives, and that it comes back the same."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -264,3 +265,15 @@ def test_command(hub, client, drafter_folder):
     assert wrong["exit_code"] != 0 and f"{drafter_folder}/benchmarks/results.json" in wrong["error"]
     wrong = client.call("command", arguments=[str(drafter_folder / "benchmarks"), "--repo", REPO])
     assert wrong["exit_code"] != 0 and "holds no drafter" in wrong["error"]
+
+
+def test_the_command_pushes_a_drafter_without_results_only_when_told_to(hub, client, drafter_folder):
+    (drafter_folder / "README.md").unlink()
+    shutil.rmtree(drafter_folder / "benchmarks")
+    arguments = [str(drafter_folder), "--repo", REPO]
+    refused = client.call("command", arguments=arguments)
+    assert refused["exit_code"] != 0 and hub.store.repos == {}
+    assert "ppow bench" in refused["error"] and "--unmeasured" in refused["error"]
+    done = client.call("command", arguments=[*arguments, "--unmeasured"])
+    assert done["exit_code"] == 0, done
+    assert "README.md" in remote(hub).files()

@@ -25,20 +25,14 @@ from typing import Any
 import torch
 import yaml
 
-from ppow_hf import AutoDrafter, load_target
-from ppow_hf.data import generate_responses, load_prompts, load_responses
-from ppow_hf.evaluation.compare import PromptOutcome, acceptance_figures, measure_acceptance
+from ppow_hf import load_target
+from ppow_hf.evaluation.compare import PromptOutcome, acceptance_figures
 from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.scripts.compare_drafters import greedy_answers, outcomes_of, write_whole
 from ppow_hf.scripts.experiment_report import write_report
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = {"sft": ROOT / "trainers/sft_drafter.py", "ppow": ROOT / "trainers/ppow.py"}
-
-
-def write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -88,35 +82,19 @@ def train_all(runs: dict[str, dict[str, Any]], parallel: int) -> None:
             future.result()
 
 
-def suite_answers(config: dict[str, Any], target, tokenizer):
-    """The target's greedy answers to the suites' prompts: for evaluation only."""
-    folder = Path(config["output"]) / "answers"
-    if (folder / "provenance.json").exists():
-        return load_responses(folder)
-    prompts = [prompt for suite in config["suites"] for prompt in load_prompts(suite)]
-    return generate_responses(
-        target, tokenizer, prompts, folder, max_new_tokens=config["max_new_tokens"], temperatures={0.0: 1.0}
-    )
-
-
 def evaluate(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[int, dict[str, list[PromptOutcome]]]:
-    """Outcomes of every drafter with every window, kept beside the drafter."""
+    """Outcomes of every drafter with every window, kept in the output folder."""
     target, tokenizer = load_target(config["target"])
-    answers = suite_answers(config, target, tokenizer)
+    output = Path(config["output"])
+    answers = greedy_answers(target, tokenizer, config["suites"], output / "answers", config["max_new_tokens"])
     folders = {"init": Path(config["init"])}
     folders |= {name: Path(run["options"]["output_dir"]) for name, run in runs.items()}
-    outcomes: dict[int, dict[str, list[PromptOutcome]]] = {window: {} for window in config["windows"]}
-    for name, folder in folders.items():
-        drafter = None
-        for window in config["windows"]:
-            stored = Path(config["output"]) / "outcomes" / f"{name}-fixed{window}.json"
-            if not stored.exists():
-                drafter = drafter or AutoDrafter.from_pretrained(folder, dtype=target.dtype)
-                found = measure_acceptance(target, drafter, answers, window, progress=True)
-                stored.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(stored, json.dumps([vars(outcome) for outcome in found]))
-            outcomes[window][name] = [PromptOutcome(**entry) for entry in json.loads(stored.read_text())]
-    return outcomes
+    return {
+        window: {
+            name: outcomes_of(target, folder, answers, window, output / "outcomes") for name, folder in folders.items()
+        }
+        for window in config["windows"]
+    }
 
 
 def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes) -> dict[str, Any]:
@@ -165,6 +143,7 @@ def main() -> None:
             for part in path:
                 place = place[part]
             place[last] = yaml.safe_load(value)
+    config["parallel"] = args.parallel
     runs = runs_of(config, args.arms.split(",") if args.arms else None)
     train_all(runs, args.parallel)
     if args.train_only:

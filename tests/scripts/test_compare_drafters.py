@@ -1,0 +1,78 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ppow_hf import cli
+from ppow_hf.data import load_responses
+from ppow_hf.evaluation.compare import measure_acceptance
+from ppow_hf.scripts.compare_drafters import compare_drafters
+from tests.data.data_testing_utils import char_target, char_tokenizer
+from tests.testing_utils import tiny_eagle3
+
+
+@pytest.fixture
+def models(tmp_path):
+    target, tokenizer = char_target(), char_tokenizer()
+    target.save_pretrained(tmp_path / "target")
+    tokenizer.save_pretrained(tmp_path / "target")
+    for seed, name in enumerate(("first", "second")):
+        tiny_eagle3(target, seed=seed).save_pretrained(tmp_path / name)
+    suite = tmp_path / "letters.jsonl"
+    suite.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("abc", "hello there", "no")))
+    return target, tokenizer, suite
+
+
+def test_figures_are_those_of_measuring_each_drafter(models, tmp_path):
+    target, tokenizer, suite = models
+    drafters = {name: tmp_path / name for name in ("first", "second")}
+    output = tmp_path / "compared"
+    results = compare_drafters(target, tokenizer, drafters, [str(suite)], output, window=3, max_new_tokens=12)
+    assert results == json.loads((output / "results.json").read_text())
+    answers = load_responses(output / "answers")
+    for seed, name in enumerate(drafters):
+        outcomes = measure_acceptance(target, tiny_eagle3(target, seed=seed), answers, 3)
+        tau = sum(o.committed for o in outcomes) / sum(o.verifications for o in outcomes)
+        assert results["results"][name][0]["acceptance_length"] == pytest.approx(tau)
+    assert results["results"]["first"][0]["difference"] is None
+    difference = results["results"]["second"][0]["difference"]
+    assert f"{difference:+.3f}" in (output / "report.md").read_text()
+
+
+def test_only_changed_drafters_are_measured_again(models, tmp_path):
+    target, tokenizer, suite = models
+    drafters = {name: tmp_path / name for name in ("first", "second")}
+    output = tmp_path / "compared"
+    compare_drafters(target, tokenizer, drafters, [str(suite)], output, window=3, max_new_tokens=12)
+    before = {path.name: path.stat().st_mtime_ns for path in (output / "outcomes").iterdir()}
+    other = tiny_eagle3(target, seed=1)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(-1)
+    other.save_pretrained(tmp_path / "second")
+    compare_drafters(target, tokenizer, drafters, [str(suite)], output, window=3, max_new_tokens=12)
+    after = {path.name: path.stat().st_mtime_ns for path in (output / "outcomes").iterdir()}
+    assert len(before) == 2 and len(after) == 3
+    assert before.items() <= after.items()
+
+
+def test_the_command(models, tmp_path):
+    _, _, suite = models
+    arguments = ["compare", "--suite", str(suite), "--target", str(tmp_path / "target"), "--dtype", "float32"]
+    arguments += ["--output", str(tmp_path / "out"), "--max-new-tokens", "8", "--window", "2"]
+    drafters = ["--drafter", f"a={tmp_path / 'first'}", "--drafter", str(tmp_path / "second")]
+    done = CliRunner().invoke(cli.app, [*arguments, *drafters])
+    assert done.exit_code == 0, done.output
+    assert "`a`" in done.output and "`second`" in done.output
+    wrong = CliRunner().invoke(cli.app, [*arguments, *drafters, "--baseline", "third"])
+    assert isinstance(wrong.exception, ValueError) and "'third'" in str(wrong.exception)
+    twice = CliRunner().invoke(cli.app, [*arguments, *drafters, "--drafter", f"a={tmp_path / 'second'}"])
+    assert twice.exit_code != 0 and "same name" in twice.output
+
+
+def test_no_drafter(models, tmp_path):
+    target, tokenizer, suite = models
+    with pytest.raises(ValueError, match="`drafters` is empty"):
+        compare_drafters(target, tokenizer, {}, [str(suite)], tmp_path / "out")
