@@ -202,7 +202,8 @@ class PPOWTrainer(DrafterTrainer):
                 inputs,
                 law=law,
                 seed=seed,
-                rollout_context=self.compute_loss_context_manager(),
+                # The mixed precision of the training pass, which accelerate puts around `forward` alone.
+                precision=self.accelerator.autocast,
             )
             drafter.train(was_training)
         experience.metrics["adaw"] = (float(law == "adaw"), 1.0)

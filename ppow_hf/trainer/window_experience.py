@@ -134,7 +134,7 @@ class ExperienceMaker:
         *,
         law: str,
         seed: int,
-        rollout_context: AbstractContextManager,
+        precision: Callable[[], AbstractContextManager],
     ) -> Experience:
         """
         Args:
@@ -142,7 +142,8 @@ class ExperienceMaker:
             inputs (`dict`): A batch with `input_ids`, `attention_mask`, `loss_mask` and further columns.
             law (`str`): `"adaw"` or `"uniform"`.
             seed (`int`): Of everything drawn here; the same seed gives the same windows.
-            rollout_context (`AbstractContextManager`): Wraps the rollout, e.g. mixed precision.
+            precision (`Callable[[], AbstractContextManager]`): Makes the context in which the drafter runs, e.g. mixed
+                precision; the policy that is rolled out should be the one that is trained.
         """
         args = self.args
         input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
@@ -156,7 +157,7 @@ class ExperienceMaker:
         with self.timed("selection"):
             values = None
             if law == "adaw":
-                values = self._criticality(drafter, prefix, loss_mask)
+                values = self._criticality(drafter, prefix, loss_mask, precision)
             selected = select_windows(
                 loss_mask,
                 args.window_size,
@@ -167,7 +168,7 @@ class ExperienceMaker:
                 generator=generator,
             )
             self._selection_metrics(metrics, selected, values)
-        with self.timed("rollout"), rollout_context:
+        with self.timed("rollout"), precision():
             rollouts = rollout_windows(
                 drafter,
                 input_ids,
@@ -199,16 +200,28 @@ class ExperienceMaker:
 
     # ---- windows ---------------------------------------------------------------------------------------------------
 
-    def _criticality(self, drafter: DrafterModel, prefix: TargetPrefix, loss_mask: torch.Tensor) -> torch.Tensor:
+    def _criticality(
+        self,
+        drafter: DrafterModel,
+        prefix: TargetPrefix,
+        loss_mask: torch.Tensor,
+        precision: Callable[[], AbstractContextManager],
+    ) -> torch.Tensor:
         """Mean v_t of the window at every start, `(B, T)`."""
         # Token t is foretold by the target from t - 1, by the drafter from its column t - prediction_offset.
         wanted = loss_mask.clone()
         wanted[:, : drafter.prediction_offset] = False
         rows, tokens = wanted.nonzero(as_tuple=True)
-        draft_logits = drafter.text_logits(prefix.input_ids, prefix.features)
+        with precision():
+            project = drafter.text_logits(prefix.input_ids, prefix.features)
+
+        def draft_logits(index: torch.Tensor) -> torch.Tensor:
+            with precision():
+                return project(rows[index], tokens[index] - drafter.prediction_offset)
+
         result = criticality(
             lambda index: prefix.logits_at(rows[index], tokens[index] - 1),
-            lambda index: draft_logits(rows[index], tokens[index] - drafter.prediction_offset),
+            draft_logits,
             len(rows),
             drafter.draft_token_ids,
             device=loss_mask.device,

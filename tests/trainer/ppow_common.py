@@ -74,12 +74,12 @@ class RowByRow:
     def __getattr__(self, name):
         return getattr(self.maker, name)
 
-    def __call__(self, drafter, inputs, *, law, seed, rollout_context) -> Experience:
+    def __call__(self, drafter, inputs, *, law, seed, precision) -> Experience:
         parts = []
         for row in range(len(inputs["input_ids"])):
             one = {name: values[row : row + 1] for name, values in inputs.items()}
             own_seed = int(one["input_ids"].sum())
-            parts.append(self.maker(drafter, one, law=law, seed=own_seed, rollout_context=rollout_context))
+            parts.append(self.maker(drafter, one, law=law, seed=own_seed, precision=precision))
         merged = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in parts[0].__dataclass_fields__

@@ -53,6 +53,14 @@ def test_a_causal_drafter_trains_on_its_windows(tmp_path):
     assert drifts and max(drifts) < 1e-4  # what was rolled out is what is scored
 
 
+@pytest.mark.parametrize("selection", ["uniform", "adaw"])
+def test_windows_are_drawn_in_the_precision_they_are_trained_in(tmp_path, selection):
+    trainer = ppow_trainer(tmp_path, bf16=True, window_selection=selection, adaw_warmup=0, max_steps=2)
+    trainer.train()
+    drifts = [entry["log_prob_drift"] for entry in trainer.state.log_history if "log_prob_drift" in entry]
+    assert drifts and max(drifts) < 1e-5
+
+
 def test_metrics(tmp_path):
     trainer = ppow_trainer(tmp_path, eval_dataset=token_rows(4, seed=1), anchor_weight=0.1, expected_length_weight=0.1)
     trainer.train()
