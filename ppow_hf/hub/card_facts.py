@@ -124,6 +124,15 @@ class CardFacts:
         return self.generation.get("window") or {}
 
     @property
+    def own_method(self) -> str | None:
+        """What a benchmark calls decoding with that window."""
+        window = self.window
+        if window.get("tree"):
+            return "tree"
+        proposals = window.get("proposals", "drafter")
+        return window.get("policy") if proposals == "drafter" else proposals
+
+    @property
     def target_id(self) -> str | None:
         """The target as a repository of the Hub, if it is one."""
         name = self.config.get("target_name_or_path")

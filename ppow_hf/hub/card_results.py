@@ -28,7 +28,7 @@ def with_interval(value: float | None, interval: list[float] | None, suffix: str
 
 def own_summary(facts: CardFacts, benchmark: Benchmark) -> dict[str, Any] | None:
     """The mean over suites of the drafter's own window, at the lowest temperature."""
-    own = [row for row in benchmark.summary if row["method"] == facts.window.get("policy")]
+    own = [row for row in benchmark.summary if row["method"] == facts.own_method]
     return min(own, key=lambda row: row["temperature"]) if own else None
 
 

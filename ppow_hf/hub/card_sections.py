@@ -123,7 +123,8 @@ def _description(facts: CardFacts) -> list[tuple[str, str]]:
     if window:
         fixed = window.get("policy") == "fixed"
         size = f"{window.get('size')}" if fixed else f"{window.get('min_size')} to {window.get('max_size')}"
-        rows.append(("Window", f"`{window.get('policy')}`, {size} draft tokens"))
+        lookup = ", taking turns with lookup" if facts.own_method == "mixed" else ""
+        rows.append(("Window", f"`{window.get('policy')}`, {size} draft tokens{lookup}"))
     trained = [name for name, stage in (("supervised", facts.supervised), ("PPOW", facts.ppow)) if stage]
     rows.append(("Training stages", ", ".join(trained) if trained else _ABSENT))
     return rows

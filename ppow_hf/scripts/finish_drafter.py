@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,9 @@ class FinishArguments:
     holdout: int = field(default=32, metadata={"help": "As in the training, so that the same rows are held out."})
     window: str = field(default="fixed:6", metadata={"help": "Window of the calibration runs."})
     max_new_tokens: int = field(default=96, metadata={"help": "New tokens per calibration prompt."})
+    proposals: str = field(
+        default="drafter", metadata={"help": "What the drafter's own window proposes with: drafter or mixed."}
+    )
     seed: int = field(default=0, metadata={"help": "As in the training."})
     license: str | None = field(default=None, metadata={"help": "Licence of the drafter, for its card: apache-2.0."})
     target_license: str | None = field(default=None, metadata={"help": "Licence of the target, for the card."})
@@ -133,6 +136,7 @@ def _licences(args: FinishArguments, responses: list[dict | None] | None) -> dic
 def main(args: FinishArguments) -> None:
     """Calibrates a trained drafter and writes the folder to share."""
     dtype = parse_dtype(args.dtype, torch.bfloat16)
+    window = WindowConfig(proposals=args.proposals)
     target, _ = load_target(args.target, dtype=dtype)
     drafter = AutoDrafter.from_pretrained(args.drafter, dtype=dtype)
     drafter.bind_target(target)
@@ -146,7 +150,7 @@ def main(args: FinishArguments) -> None:
         max_new_tokens=args.max_new_tokens,
         seed=args.seed,
     )
-    drafter.generation_config.window = WindowConfig(calibration=weights)
+    drafter.generation_config.window = replace(window, calibration=weights)
 
     output = Path(args.output_dir)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from ppow_hf.evaluation.precision import fingerprint
 from ppow_hf.hub.card import TEMPLATE, check_card, write_card
-from ppow_hf.hub.card_facts import is_repo_id, machine_paths, public_text, read_facts
+from ppow_hf.hub.card_facts import CardFacts, is_repo_id, machine_paths, public_text, read_facts
 from ppow_hf.hub.push_drafter import complete_folder
 from ppow_hf.hub.remote_code import write_remote_code
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -368,3 +368,18 @@ def test_writing_again_changes_nothing_and_a_crash_leaves_the_old_card(folder, m
     with pytest.raises(OSError, match="disk full"):
         write_card(folder)
     assert path.read_bytes() == before and not list(folder.glob(".README*"))
+
+
+@pytest.mark.parametrize(
+    ("window", "method"),
+    [
+        ({"policy": "divergence"}, "divergence"),
+        ({"policy": "cost_aware", "proposals": "drafter", "tree": None}, "cost_aware"),
+        ({"policy": "cost_aware", "proposals": "mixed"}, "mixed"),
+        ({"policy": "cost_aware", "tree": {"max_nodes": 8}}, "tree"),
+        (None, None),
+    ],
+)
+def test_the_drafters_own_window_is_found_in_a_benchmark(tmp_path, window, method):
+    facts = CardFacts(tmp_path, {}, {"window": window}, weights=None)
+    assert facts.own_method == method
