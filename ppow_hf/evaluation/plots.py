@@ -32,6 +32,9 @@ METHOD_COLORS = {
     "confidence": "#8B4F74",
     "divergence": GREEN,
     "cost_aware": VERMILION,
+    "lookup": "#5B5B5B",
+    "mixed": "#7A1F00",
+    "tree": "#1B7A3D",
 }
 FIXED_SHADES = ("#DCECF7", "#C6DFF0", "#9CCAE8", SKY, "#2E93CC", BLUE, "#005684", "#003A5A")
 INK = "#222222"
@@ -209,7 +212,7 @@ def _method_colors(methods: list[str]) -> dict[str, str]:
             size = int(method.removeprefix("fixed:"))
             colors[method] = FIXED_SHADES[min(size, len(FIXED_SHADES)) - 1]
         else:
-            colors[method] = METHOD_COLORS[method]
+            colors[method] = METHOD_COLORS[method.partition(":")[0]]
     return colors
 
 

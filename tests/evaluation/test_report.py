@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from ppow_hf.evaluation import render_report
+from ppow_hf.evaluation import METHOD_NAMES, render_report
+from ppow_hf.evaluation.plots import _method_colors
 from tests.evaluation.bench_utils import bench
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)*")
@@ -82,3 +83,9 @@ def test_wording_follows_the_arguments(results):
     report = render_report(changed)
     assert "no chat template" in report and "at most 7 prompts per suite" in report
     assert "No float32 check was asked for" in report and ".png" not in report
+
+
+def test_every_method_has_a_colour_of_its_own():
+    names = [re.sub(":[KN]$", ":4", name) for name in METHOD_NAMES if name not in ("target", "tree")]
+    colours = _method_colors(names)
+    assert list(colours) == names and len(set(colours.values())) == len(names)
