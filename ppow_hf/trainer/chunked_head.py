@@ -85,7 +85,7 @@ class _HeadLoss(torch.autograd.Function):
                 loss = losses.sum()
             total += loss.detach()
             if chosen is not None:
-                log_probs[block] = _chosen_log_probs(logits.detach(), chosen[block], temperature)
+                log_probs[block] = chosen_log_probs(logits.detach(), chosen[block], temperature)
             for name, value in others.items():
                 rows.setdefault(name, []).append(value.detach())
             if needs_grad:  # last: in float32 `logits` is a view of what is written over
@@ -117,7 +117,8 @@ class _HeadLoss(torch.autograd.Function):
         return states_gradient, weight_gradient, None, None, None, None
 
 
-def _chosen_log_probs(logits: torch.Tensor, chosen: torch.LongTensor, temperature: float) -> torch.Tensor:
+def chosen_log_probs(logits: torch.Tensor, chosen: torch.LongTensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities of one token per row of logits, `(N,)`, at a temperature; `-inf` where it is -1."""
     logits = logits / temperature
     found = logits.gather(-1, chosen.clamp_min(0)[:, None])[:, 0] - logits.logsumexp(-1)
     return found.masked_fill(chosen < 0, -torch.inf)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .acceptance_losses import TeacherRows, distillation_loss
-from .chunked_head import HeadLoss, head_loss
+from .chunked_head import HeadLoss, chosen_log_probs, head_loss
 from .greedy_paths import GreedyPaths
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ class StepScoring:
             return head_loss(states, head.weight, row_loss, chosen, temperature)
         logits = (states if head is None else head(states)).float()
         losses, others = row_loss(logits, slice(0, len(logits)))
-        log_probs = None
-        if chosen is not None:
-            log_probs = (logits / temperature).log_softmax(-1).gather(-1, chosen.clamp_min(0)[:, None])[:, 0]
-            log_probs = log_probs.masked_fill(chosen < 0, -torch.inf)
+        log_probs = None if chosen is None else chosen_log_probs(logits, chosen, temperature)
         return HeadLoss(losses.sum(), {name: value.detach() for name, value in others.items()}, log_probs)
 
     def _add_sums(self, step: int, rows: dict[str, torch.Tensor]) -> None:

@@ -25,6 +25,7 @@ from transformers import TrainerCallback, set_seed
 
 from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
 from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
 
@@ -162,11 +163,8 @@ def main() -> None:
         for starts in STARTS:
             results.append(measure(target, tokenizer, args.drafter, rows, starts, group, args.steps, args.seed))
             print(json.dumps(results[-1]), flush=True)
-    args.output.mkdir(parents=True, exist_ok=True)
     content = {"environment": describe_environment(torch.device(target.device)), "results": results}
-    temporary = args.output / "results.json.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, args.output / "results.json")
+    write_whole(args.output / "results.json", json.dumps(content, indent=1) + "\n")
     draw(results, args.output / "throughput.png")
 
 
