@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .acceptance import AcceptanceEstimator
 from .cost_model import CostModel
@@ -18,6 +19,8 @@ from .window_config import WindowConfig
 
 if TYPE_CHECKING:
     from .modeling_drafter import DrafterModel
+
+Kept = TypeVar("Kept")
 
 
 @dataclass
@@ -51,14 +54,31 @@ def adaptation_for(
         cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy and by mixed proposals.
         sampling (`bool`): Whether the target samples.
     """
-    kept = drafter._adaptation if config.carry_over else {}
-    costs = cost_model.to_dict() if cost_model is not None else None
-    key = json.dumps([config.to_dict(), costs, sampling], sort_keys=True)
-    if key not in kept:
-        kept[key] = Adaptation(
+    return kept_for(
+        drafter,
+        config,
+        cost_model,
+        sampling,
+        lambda: Adaptation(
             policy=make_policy(config, cost_model),
             estimator=AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration),
             divergence=RunningDivergence(config.divergence_metric, config.divergence_decay),
             switch=ProposalSwitch(config, cost_model, sampling) if config.proposals != "drafter" else None,
-        )
+        ),
+    )
+
+
+def kept_for(
+    drafter: DrafterModel,
+    config: WindowConfig,
+    cost_model: CostModel | None,
+    sampling: bool,
+    make: Callable[[], Kept],
+) -> Kept:
+    """What `make` makes; with `config.carry_over`, what it made for an earlier call with the same window and costs."""
+    kept = drafter._adaptation if config.carry_over else {}
+    costs = cost_model.to_dict() if cost_model is not None else None
+    key = json.dumps([config.to_dict(), costs, sampling], sort_keys=True)
+    if key not in kept:
+        kept[key] = make()
     return kept[key]

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .acceptance import AcceptanceEstimator
+from .adaptation import kept_for
 from .cost_model import CostModel
 from .divergence import RunningDivergence
 from .sibling_estimate import SiblingEstimate
@@ -49,14 +49,15 @@ def tree_adaptation_for(
         cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy.
         sampling (`bool`): Whether the target samples.
     """
-    kept = drafter._adaptation if config.carry_over else {}
-    costs = cost_model.to_dict() if cost_model is not None else None
-    key = json.dumps([config.to_dict(), costs, sampling], sort_keys=True)
-    if key not in kept:
-        kept[key] = TreeAdaptation(
+    return kept_for(
+        drafter,
+        config,
+        cost_model,
+        sampling,
+        lambda: TreeAdaptation(
             policy=make_tree_policy(config, cost_model),
             estimator=AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration),
             siblings=SiblingEstimate(sampling),
             divergence=RunningDivergence(config.divergence_metric, config.divergence_decay),
-        )
-    return kept[key]
+        ),
+    )
