@@ -20,10 +20,7 @@ from ..rl import (
     ProximityReward,
     WindowSchedule,
     eligible_starts,
-    entropy,
-    expected_length_loss,
     measured_speedup_reward,
-    policy_loss,
     speedup_reward,
     target_kl,
 )
@@ -31,6 +28,7 @@ from .drafter_trainer import DrafterTrainer
 from .ppow_config import PPOWConfig
 from .ppow_sampler import IterationSampler
 from .window_experience import Experience, ExperienceMaker, window_mask_of
+from .window_loss import WindowLoss, blockwise_loss
 
 RewardFunc = Callable[..., list]
 
@@ -230,51 +228,15 @@ class PPOWTrainer(DrafterTrainer):
     def _compute_loss(
         self, model: nn.Module, experience: Experience
     ) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
-        args = self.args
+        args, mask = self.args, experience.mask
         logits = self._window_logits(model, experience, experience.inputs["window_tokens"])
-        mask = experience.mask
         # Sums over this process, one divisor for all: two processes take the step one would take with both batches.
         counts = torch.stack([mask.sum(), (experience.reach * mask).sum(), mask.any(-1).sum()]).float()
-        tokens, reached, windows = self.accelerator.reduce(counts, reduction="sum") / self.accelerator.num_processes
-        log_q = (logits / args.rollout_temperature).log_softmax(-1)
-        log_probs = log_q.gather(-1, experience.columns[..., None])[..., 0]
+        counts = self.accelerator.reduce(counts, reduction="sum") / self.accelerator.num_processes
         fresh = self.state.global_step % args.num_iterations == 0
-        policy, statistics = policy_loss(
-            log_probs,
-            None if fresh else experience.old_log_probs,
-            experience.advantages,
-            mask,
-            clip=args.epsilon,
-            denominator=tokens,
-        )
-        tempered = logits if args.acceptance == "greedy" else logits / args.rollout_temperature
-        by_reach = args.kl_weighting == "reach"
-        divergence = target_kl(
-            tempered,
-            experience.target_probs,
-            args.kl_direction,
-            mask,
-            weights=experience.reach if by_reach else None,
-            denominator=reached if by_reach else tokens,
-        )
-        loss = args.policy_weight * policy + args.beta * divergence
-        count = float(mask.sum())
-        drift = torch.where(mask, log_probs.detach() - experience.old_log_probs, 0.0)
-        metrics = {
-            "policy_loss": (float(policy.detach()) * float(tokens), count),
-            "kl": (
-                float(divergence.detach()) * float(reached if by_reach else tokens),
-                float((experience.reach * mask).sum()) if by_reach else count,
-            ),
-            "clip_ratio": (float(statistics["clip_ratio"]) * count, count),
-            "entropy": (float(entropy(logits.detach(), mask)) * count, count),
-            # What the same windows' log-probabilities differ by between rollout and training pass.
-            "log_prob_drift": (float(drift.abs().sum()), count),
-        }
-        if args.expected_length_weight:
-            length = expected_length_loss(tempered, experience.target_probs, mask, denominator=windows)
-            loss = loss + args.expected_length_weight * length
-            metrics["expected_length"] = (-float(length.detach()) * float(windows), float(mask.any(-1).sum()))
+        window_loss = WindowLoss(args, experience, fresh, *counts)
+        loss, sums = blockwise_loss(logits, window_loss)
+        metrics = window_loss.metrics(sums)
         if args.anchor_weight:
             anchor = self._anchor(model, experience)
             loss = loss + args.anchor_weight * anchor
@@ -284,17 +246,21 @@ class PPOWTrainer(DrafterTrainer):
     def _window_logits(
         self, model: nn.Module, experience: Experience, window_tokens: torch.LongTensor
     ) -> torch.Tensor:
-        """Draft logits along windows, `(N, K, draft_vocab_size)`, float32."""
+        """Draft logits along windows, `(N, K, draft_vocab_size)`, in the dtype of the pass."""
         output = model(**{**experience.inputs, "window_tokens": window_tokens})
-        return torch.stack([step[experience.chosen].flatten(0, 1) for step in output.logits], dim=1).float()
+        return torch.stack([step[experience.chosen].flatten(0, 1) for step in output.logits], dim=1)
 
     def _anchor(self, model: nn.Module, experience: Experience) -> torch.Tensor:
         logits = self._window_logits(model, experience, experience.text_tokens)
-        positions = logits.new_tensor(float(logits.shape[0] * logits.shape[1]))
+        positions = torch.tensor(float(logits.shape[:2].numel()), device=logits.device)
         positions = self.accelerator.reduce(positions, reduction="sum") / self.accelerator.num_processes
         probs = experience.text_probs
-        probs = torch.zeros_like(logits) if probs is None else probs
-        return target_kl(logits, probs, "forward", denominator=positions)
+        probs = logits.new_zeros(logits.shape, dtype=torch.float32) if probs is None else probs
+
+        def divergence(part: torch.Tensor, block: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return target_kl(part, probs[block], "forward", denominator=positions), {}
+
+        return blockwise_loss(logits, divergence)[0]
 
     # ---- metrics ---------------------------------------------------------------------------------------------------
 
