@@ -27,7 +27,8 @@ from .rewards import (
 from .rollout import Rollouts, rollout_windows
 from .selection import SelectedWindows, WindowSchedule, eligible_starts, select_windows
 from .target_prefix import TargetPrefix, target_prefix
-from .verification import Verification, target_windows, verify_windows
+from .target_windows import target_windows
+from .verification import Verification, verify_windows
 
 __all__ = [
     "Criticality",

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
+from .target_prefix import ROWS_IN_CACHE
+
 # A token without probability counts as e^-10000: p * log p is then 0 instead of 0 * inf, and a masked draft logit
 # leaves the KL large instead of infinite.
 _LOG_FLOOR = -1e4
 # Below this share of the target's mass, no draft token stands a chance of being accepted, whatever the drafter learns.
-# Rows whose whole vocabulary is worked on at a time: few enough to stay in a processor's cache.
-_BLOCK = 32
 _MIN_MASS = 1e-6
 
 
@@ -83,7 +83,7 @@ def criticality(
         positions = torch.arange(start, min(start + chunk_size, num_positions), device=device)
         target, draft = target_logits(positions), draft_logits(positions)
         _check_logits(target, draft, len(positions), draft_token_ids)
-        blocks = zip(target.split(_BLOCK), draft.to(target.device).split(_BLOCK), strict=True)
+        blocks = zip(target.split(ROWS_IN_CACHE), draft.to(target.device).split(ROWS_IN_CACHE), strict=True)
         parts += [_chunk(*block, draft_token_ids) for block in blocks]
     stacked = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, device=device)
     if device is not None:

@@ -14,6 +14,9 @@ from ..drafters import gather_features
 from ..drafters.logits_head import logits_head
 from ..drafters.packed_pass import cannot_pack
 
+# Rows whose whole vocabulary is worked on at a time: few enough to stay in a processor's cache.
+ROWS_IN_CACHE = 32
+
 
 @dataclass
 class TargetPrefix:

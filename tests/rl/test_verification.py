@@ -13,7 +13,8 @@ from ppow_hf.drafters import packed_pass
 from ppow_hf.drafters.logits_head import logits_head
 from ppow_hf.rl import verification
 from ppow_hf.rl.target_prefix import target_prefix
-from ppow_hf.rl.verification import target_windows, verify_windows
+from ppow_hf.rl.target_windows import target_windows
+from ppow_hf.rl.verification import verify_windows
 from tests.testing_utils import tiny_target
 
 FAMILIES = ["llama", "qwen2", "qwen3", "qwen3_moe", "mistral", "gemma2", "gemma3_text", "gpt_neox", "gpt2", "phi3"]
