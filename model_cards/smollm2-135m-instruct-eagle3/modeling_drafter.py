@@ -5,79 +5,19 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_drafter import DrafterConfig
+from .drafter_state import DrafterState
+from .loading import HUB_ARGUMENTS, check_target, load_checked
 from .packed_windows import PackedState
 from .target_features import check_layer_ids
-from .tree_columns import DraftColumns
 
 logger = logging.get_logger(__name__)
-# Arguments of `from_pretrained` that say where files come from, for the files beside the weights.
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-
-
-@dataclass
-class DrafterOutput(ModelOutput):
-    """
-    Output of a drafter's training forward pass.
-
-    Args:
-        logits (`tuple[torch.Tensor]`):
-            Draft logits of every training-time-test step, each `(batch, length, draft_vocab_size)`, or
-            `(num_columns, draft_vocab_size)` where a column mask selected some columns.
-        hidden_states (`tuple[torch.Tensor]`, *optional*):
-            The drafter's own state at every step, each `(batch, length, hidden_size)`.
-        scores (`tuple`, *optional*):
-            What the forward pass's `score` made of every step, in place of logits.
-    """
-
-    logits: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    scores: tuple[tuple[torch.Tensor, ...], ...] | None = None
-
-
-@dataclass
-class DrafterState:
-    """
-    What a drafter remembers of the text it drafts for.
-
-    Args:
-        cache (`DynamicCache`): Keys and values of all columns, committed ones first.
-        committed (`int`): Number of columns that belong to the committed text.
-        drafted (`int`): Number of columns of the current window behind them.
-        hidden (`torch.Tensor`, *optional*): State fed to the next draft step, `(batch, 1, hidden_size)`; in a tree,
-            those of the level fed last, `(batch, nodes, hidden_size)`.
-        tree ([`DraftColumns`], *optional*): What the window's columns are to each other, if they form a tree.
-    """
-
-    batch_size: int = 1
-    cache: DynamicCache = field(default_factory=DynamicCache)
-    committed: int = 0
-    drafted: int = 0
-    hidden: torch.Tensor | None = None
-    tree: DraftColumns | None = None
-
-    def drop_draft(self, keep: int = 0) -> None:
-        """Removes the columns of the current window but the first `keep`, which become committed."""
-        if self.drafted > keep:
-            self.cache.crop(keep - self.drafted)
-        self.committed += min(keep, self.drafted)
-        self.drafted = 0
-        self.tree = None
-
-    def grow_level(self, parents: Sequence[int]) -> list[list[bool]]:
-        """Counts one more level of a tree among the columns; what its nodes see, see [`DraftColumns.add_level`]."""
-        if self.tree is None:
-            self.tree = DraftColumns()
-        self.drafted += len(parents)
-        return self.tree.add_level(parents)
 
 
 class DrafterModel(PreTrainedModel):
@@ -390,64 +330,3 @@ class DrafterModel(PreTrainedModel):
     def can_generate(cls) -> bool:
         # A drafter proposes, it does not generate: the target's `generate(assistant_model=drafter)` does.
         return False
-
-
-def load_checked(loader: Callable, source: str | os.PathLike, *args, allow_unknown: bool = False, **kwargs):
-    """
-    Calls a `from_pretrained` and refuses a result with weights that did not come from the checkpoint.
-
-    Args:
-        loader (`Callable`): A `from_pretrained`.
-        source (`str` or `os.PathLike`): Folder or repository.
-        allow_unknown (`bool`, *optional*, defaults to `False`): Accept weights that the model has no place for.
-
-    Returns:
-        `tuple[PreTrainedModel, dict]`: The model and transformers' loading information.
-
-    Raises:
-        ValueError: If weights are missing, unknown or of another shape.
-        OSError: If there is no such folder or repository, or a weight file is truncated.
-    """
-    # transformers names mis-shaped weights only in a log; here they belong into the error.
-    kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        model, info = loader(source, *args, **kwargs)
-    except SafetensorError as error:
-        raise OSError(
-            f"The weight file in `{source}` cannot be read ({error}). It is truncated or damaged: download or copy "
-            "it again."
-        ) from error
-    problems = []
-    if info["missing_keys"]:
-        problems.append(f"missing weights {sorted(info['missing_keys'])}")
-    if info["unexpected_keys"] and not allow_unknown:
-        problems.append(f"unknown weights {sorted(info['unexpected_keys'])}")
-    for name, found, wanted in sorted(info["mismatched_keys"]):
-        problems.append(f"`{name}` has shape {tuple(found)} instead of {tuple(wanted)}")
-    if problems:
-        raise ValueError(
-            f"The checkpoint `{source}` does not fit {type(model).__name__}: {'; '.join(problems)}. Check that "
-            "config.json belongs to these weights, or convert foreign EAGLE-3 checkpoints first."
-        )
-    return model, info
-
-
-def check_target(target: PreTrainedModel) -> None:
-    """
-    Refuses targets that windows cannot be verified with.
-
-    Args:
-        target ([`~transformers.PreTrainedModel`]): The model to check.
-
-    Raises:
-        ValueError: If it is an encoder-decoder or keeps a recurrent state that cannot be rolled back.
-    """
-    if getattr(target.config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"`{type(target).__name__}` is an encoder-decoder model; drafters work with decoder-only targets."
-        )
-    if getattr(target, "_is_stateful", False):
-        raise ValueError(
-            f"`{type(target).__name__}` keeps a recurrent state that cannot be rolled back after a rejected draft "
-            "token. Use a target whose cache can be cropped."
-        )

@@ -51,7 +51,7 @@ class Cycle:
     Args:
         source (`str`): What proposed: `"drafter"`, `"lookup"`, or `"mixed"` (lookup, and the drafter behind it).
         drafted (`int`): Draft tokens sent to verification.
-        looked_up (`int`): How many of them, from the front, are lookup's.
+        looked_up (`int`): How many of them are lookup's: the first of a window, anywhere in a tree.
         accepted (`int`): Draft tokens committed.
         committed (`int`): Tokens committed, the target's own token included.
         tokens (`list[int]`): Draft tokens, in target ids.

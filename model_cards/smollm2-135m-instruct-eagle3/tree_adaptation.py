@@ -12,6 +12,7 @@ from .acceptance import AcceptanceEstimator
 from .adaptation import kept_for
 from .cost_model import CostModel
 from .divergence import RunningDivergence
+from .proposals import ProposalSwitch
 from .sibling_estimate import SiblingEstimate
 from .tree_policy import TreePolicy, make_tree_policy
 from .window_config import WindowConfig
@@ -30,12 +31,15 @@ class TreeAdaptation:
         estimator ([`AcceptanceEstimator`]): Acceptance of first children.
         siblings ([`SiblingEstimate`]): Acceptance of later children.
         divergence ([`RunningDivergence`]): How far drafter and target are apart.
+        switch ([`ProposalSwitch`], *optional*): Acceptance of looked-up tokens, and the choice between them and
+            a tree, where the drafter is not the only one to propose.
     """
 
     policy: TreePolicy
     estimator: AcceptanceEstimator
     siblings: SiblingEstimate
     divergence: RunningDivergence
+    switch: ProposalSwitch | None = None
 
 
 def tree_adaptation_for(
@@ -47,7 +51,7 @@ def tree_adaptation_for(
     Args:
         drafter ([`DrafterModel`]): The drafter, which keeps it.
         config ([`WindowConfig`]): The window of the call, with a `tree`.
-        cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy.
+        cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy and by mixed proposals.
         sampling (`bool`): Whether the target samples.
     """
     return kept_for(
@@ -60,5 +64,6 @@ def tree_adaptation_for(
             estimator=AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration),
             siblings=SiblingEstimate(sampling),
             divergence=RunningDivergence(config.divergence_metric, config.divergence_decay),
+            switch=ProposalSwitch(config, cost_model, sampling) if config.proposals != "drafter" else None,
         ),
     )

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from .packed_pass import FULL, attention_kinds, cannot_pack
 from .tree_columns import as_implementation, keep_columns
+from .key_sharing import shared_keys
 
 # Result of the trial, by target and by what could change it.
 _TRIALS: weakref.WeakKeyDictionary[PreTrainedModel, dict[tuple, str | None]] = weakref.WeakKeyDictionary()
@@ -87,7 +88,8 @@ def check_tree_target(target: PreTrainedModel) -> None:
         trials = _TRIALS.setdefault(target, {})
         key = (config._attn_implementation, target.dtype, str(target.device))
         if key not in trials:
-            trials[key] = _trial(target)
+            with shared_keys(target.device):  # as decoding does
+                trials[key] = _trial(target)
         reason = trials[key]
     if reason is not None:
         raise ValueError(

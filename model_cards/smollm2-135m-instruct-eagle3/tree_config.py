@@ -22,7 +22,8 @@ class TreeConfig:
 
     Args:
         max_nodes (`int`, *optional*, defaults to 32): Most draft tokens to verify in one target pass.
-        max_depth (`int`, *optional*, defaults to 8): Most draft tokens on one path.
+        max_depth (`int`, *optional*, defaults to 8): Most of the drafter's tokens on one path. Looked-up ones may go
+            deeper.
         branching (`int`, *optional*, defaults to 4): Most children of a node. With 1 the tree is a chain.
     """
 
@@ -47,7 +48,7 @@ class TreeConfig:
     @classmethod
     def parse(cls, text: str, base: TreeConfig | None = None) -> TreeConfig:
         """
-        Reads the short form, `"tree"` or `"tree:N"` (N = `max_nodes`).
+        Reads the short form, `"tree"` or `"tree:N"` (N = `max_nodes`), or `"mixed_tree"` in place of `"tree"`.
 
         Args:
             text (`str`): The short form.

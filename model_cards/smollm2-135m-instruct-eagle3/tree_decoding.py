@@ -25,11 +25,16 @@ from .call_checks import check_call, eos_token_ids_of, max_length_of
 from .candidate_generator import stored_window
 from .cost_model import CostModel
 from .divergence import window_divergence
-from .draft_tree import TEXT, DraftTree, grow_tree
+from .draft_tree import grow_tree
+from .lookup_graft import LookupGraft
+from .proposals import LookupProposer, Proposal
 from .trace import Clock, Cycle, GenerationTrace
 from .tree_adaptation import tree_adaptation_for
 from .tree_attention import tree_inputs
 from .tree_checks import check_inputs
+from .tree_nodes import LOOKED_UP, TEXT, DraftTree
+from .tree_policy import step_cost
+from .tree_record import record_tree
 from .tree_verification import Acceptance, TreeVerifier
 from .window_config import WindowConfig
 from .window_loop import DraftSampler
@@ -120,10 +125,15 @@ class TreeDecoding:
             do_sample=self.do_sample,
         )
         self.verifier = TreeVerifier(self.sampler, logits_processor, self.eos_token_ids)
-        cost_model = CostModel.for_models(target, drafter) if window.policy == "cost_aware" else None
+        needs_costs = window.policy == "cost_aware" or window.proposals == "mixed"
+        cost_model = CostModel.for_models(target, drafter) if needs_costs else None
         adaptation = tree_adaptation_for(drafter, window, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.siblings, self.divergence = adaptation.siblings, adaptation.divergence
+        self.lookup = LookupProposer(adaptation.switch, self.eos_token_ids) if adaptation.switch is not None else None
+        self._proposal: Proposal | None = None  # of this cycle, where lookup was asked
+        known = drafter.draft_token_ids if self.lookup is not None and self.sampler.mapped else None
+        self._columns = {token: i for i, token in enumerate(known.tolist())} if known is not None else None
         self.finished = False
 
         self._state = drafter.new_state()
@@ -173,6 +183,9 @@ class TreeDecoding:
         committed = self._commit(DraftTree(), acceptance, outputs.logits[0, -1:])
         self.trace.prefill_tokens = committed
         self._tokens.append(self.input_ids[:, -committed:].to(self.drafter.device))
+        if self.lookup is not None:
+            for part in self._tokens:
+                self.lookup.index.extend(part[0].tolist())
 
     def cycle(self) -> None:
         """Drafts a tree, verifies it, commits what was accepted."""
@@ -233,6 +246,14 @@ class TreeDecoding:
         depth = min(limit, self.policy.tree.max_depth)
         # A feature drafter needs one verified position behind the token it starts from.
         able = not self.layer_ids or sum(part.shape[1] for part in self._features) > 0
+        self._proposal, graft = None, None
+        if self.lookup is not None and limit > 0:
+            proposal = self._proposal = self.lookup.propose(limit, able)
+            if proposal.source == "lookup":
+                cycle.source, cycle.stop = "lookup", self.lookup.stop_reason(proposal, limit)
+                return DraftTree.chain(proposal.tokens, proposal.predicted)
+            tokens, predicted = (part[:limit] for part in self.lookup.looked_up)
+            graft = LookupGraft(tokens, predicted, sampling=self.do_sample, columns=self._columns)
         if depth < 1 or not able:
             cycle.stop = "length" if limit < 1 else "policy"
             return DraftTree()
@@ -263,9 +284,10 @@ class TreeDecoding:
             context_ids=self.input_ids,
             divergence=self.divergence.total_variation,
             eos_token_ids=self.eos_token_ids,
+            graft=graft,
             step=step,
         )
-        if tree.stop == "limit" and tree.depth == limit:
+        if tree.stop != "eos" and tree.depth == limit:
             tree.stop = "length"
         return tree
 
@@ -330,50 +352,44 @@ class TreeDecoding:
         """Records the cycle, and learns from what verification said about it."""
         path = acceptance.path[:committed]
         cut = acceptance.bonus is None or committed < len(acceptance.scores)
-        judged = [TEXT, *path][: len(path) + (not cut)]
-        judged = [node for node in judged if node in tree.children]
+        continued = [TEXT, *path][: len(path) + (not cut)]
+        # Places along the path where the drafter's first child, at least, stood to be judged.
+        places = [place for place, node in enumerate(continued) if tree.drafted_below(node)]
+        judged = [continued[place] for place in places]
         record_tree(cycle, tree, path, judged)
         cycle.committed, cycle.bonus = committed, None if len(path) == committed else acceptance.bonus
         if judged:
             variation, kl = window_divergence(
                 [tree.draft_scores(node) for node in judged],
-                torch.cat(acceptance.scores[: len(judged)]),
+                torch.cat([acceptance.scores[place] for place in places]),
                 self.sampler,
                 kl=self.divergence.metric == "kl",
             )
             self.divergence.update(variation, kl)
-            ranks = [tree.nodes[node].rank for node in path[: len(judged)]]
-            ranks += [None] * (len(judged) - len(ranks))
+            ranks = [tree.nodes[path[place]].rank if place < len(path) else None for place in places]
             if self.do_sample:
                 cycle.outcomes = [1.0 - value for value in variation]
             else:
                 cycle.outcomes = [1.0 if rank == 0 else 0.0 for rank in ranks]
             for node, rank, outcome in zip(judged, ranks, cycle.outcomes, strict=True):
-                expansion = tree.expansions[node]
-                self.estimator.update(expansion.features, outcome)
-                self.siblings.update(expansion.shares, rank, len(tree.children[node]))
-        self.policy.update(len(tree.nodes), committed, tree.steps)
+                self.estimator.update(tree.expansions[node].features, outcome)
+                self._learn_siblings(tree, node, rank)
+        if cycle.source != "lookup":
+            self.policy.update(len(tree.nodes), committed, tree.steps)
+        if self._proposal is not None:
+            self.lookup.learn(
+                self._proposal,
+                self.input_ids[0, -committed:].tolist(),
+                accepted=len(path),
+                drafted=len(tree.nodes),
+                forwards=sum(step_cost(fed) for fed in tree.steps),
+                cut=cut or cycle.stop == "length",
+                scores=torch.cat(acceptance.scores) if self.do_sample else None,
+            )
 
-
-def record_tree(cycle: Cycle, tree: DraftTree, path: Sequence[int], judged: Sequence[int]) -> None:
-    """
-    Writes a tree into the trace: the accepted path first, so that the accepted tokens stand in front as in a chain.
-
-    Args:
-        cycle ([`Cycle`]): The record.
-        tree ([`DraftTree`]): What was verified.
-        path (`Sequence[int]`): Accepted nodes.
-        judged (`Sequence[int]`): Nodes (`TEXT`: the text) one of whose children was accepted or all rejected.
-    """
-    accepted = set(path)
-    order = [*path, *(i for i in range(len(tree.nodes)) if i not in accepted)]
-    places = {TEXT: TEXT} | {node: place for place, node in enumerate(order)}
-    cycle.drafted, cycle.accepted, cycle.depth, cycle.stop = len(order), len(path), tree.depth, cycle.stop or tree.stop
-    cycle.tokens = [tree.nodes[node].token for node in order]
-    cycle.parents = [places[tree.nodes[node].parent] for node in order]
-    first = set(judged)
-    asked = [*judged, *(node for node in tree.expansions if node in tree.children and node not in first)]
-    said = [tree.expansions[node] for node in asked]
-    cycle.predicted = [expansion.estimate for expansion in said]
-    cycle.confidence = [expansion.confidence for expansion in said]
-    cycle.features = [expansion.features for expansion in said]
+    def _learn_siblings(self, tree: DraftTree, node: int, rank: int | None) -> None:
+        """Learns of a node's later children, of which the one of this rank was accepted, or none."""
+        tried = tree.drafted_below(node)
+        if rank == LOOKED_UP and self.do_sample:
+            return  # none of the drafter's was tried
+        self.siblings.update(tree.expansions[node].shares, rank if rank in range(tried) else None, tried)

@@ -79,7 +79,8 @@ class WindowConfig:
             - `"lookup"`: what followed the last time the text read like this; no drafter runs. With `policy="fixed"`
               always `size` tokens, otherwise as many as pay.
             - `"mixed"`: per cycle whichever is expected to commit most tokens per unit of cost: the drafter, lookup,
-              or lookup and the drafter behind it.
+              or lookup and the drafter behind it. With a `tree`, lookup, or the drafter's tree with looked-up tokens
+              in it.
         lookup_size (`int`, *optional*, defaults to 24):
             Most looked-up tokens in a window.
         carry_over (`bool`, *optional*, defaults to `False`):
@@ -153,10 +154,10 @@ class WindowConfig:
             raise ValueError(
                 f"`proposals` of the window must be one of {', '.join(WINDOW_PROPOSALS)}, got {self.proposals!r}."
             )
-        if self.tree is not None and self.proposals != "drafter":
+        if self.tree is not None and self.proposals == "lookup":
             raise ValueError(
-                f"`tree` of the window needs `proposals='drafter'`, got {self.proposals!r}: lookup proposes chains. "
-                "Leave one of them out."
+                "`tree` of the window needs `proposals='drafter'` or `'mixed'`, got 'lookup': lookup alone proposes "
+                "chains. Leave one of them out."
             )
         self.lookup_size = _integer("lookup_size", self.lookup_size, 1)
         if not isinstance(self.carry_over, bool):
@@ -194,8 +195,9 @@ class WindowConfig:
         Args:
             text (`str`): A policy name, or `"fixed:K"` / `"heuristic:K"` / `"divergence:K"` (K = `size`), or
                 `"confidence:T"` (T = `threshold`), or `"cost_aware:K"` (K = `max_size`): chains, all of them. `"tree"`
-                or `"tree:N"` (N = `max_nodes`) for a tree. `"mixed"` for mixed proposals with the policy of `base`,
-                `"lookup"` for lookup alone, `"lookup:K"` for always K looked-up tokens.
+                or `"tree:N"` (N = `max_nodes`) for a tree, `"mixed_tree"` or `"mixed_tree:N"` for one with looked-up
+                tokens. `"mixed"` for mixed proposals with the policy of `base`, `"lookup"` for lookup alone,
+                `"lookup:K"` for always K looked-up tokens.
             base ([`WindowConfig`], *optional*): Where the other fields come from. Defaults to the default values.
 
         Returns:
@@ -210,8 +212,10 @@ class WindowConfig:
             return cls._parse_proposals(text, base)
         if base.proposals == "mixed":  # naming a policy asks for the drafter under that policy
             base = replace(base, proposals="drafter")
-        if policy == "tree":
-            return replace(base, policy="cost_aware", tree=TreeConfig.parse(text, base.tree))
+        if policy in ("tree", "mixed_tree"):
+            proposals = "mixed" if policy == "mixed_tree" else base.proposals
+            tree = TreeConfig.parse(text, base.tree)
+            return replace(base, policy="cost_aware", tree=tree, proposals=proposals)
         base = replace(base, tree=None)
         if policy not in WINDOW_POLICIES or not colon:
             return replace(base, policy=policy)  # raises, naming the policies, if there is no such policy

@@ -29,7 +29,7 @@ from .policies import WindowPolicy
 
 if TYPE_CHECKING:
     from .modeling_drafter import DrafterModel
-    from .modeling_drafter import DrafterState
+    from .drafter_state import DrafterState
 
 # These look at the values of one row only, not at which token stands where: on logits padded with -inf to the target's
 # vocabulary and on the draft vocabulary alone they do the same, and the latter is several times smaller.
@@ -122,6 +122,31 @@ class DraftSampler:
         values = top.values if top is not None else torch.cat([probs, torch.zeros_like(probs)], dim=-1)
         stats = torch.cat([values, entropy, token_ids.to(values.dtype), chosen], dim=-1)
         return columns[:, 0], token_ids[:, 0], stats
+
+    def favourite(
+        self, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.LongTensor, torch.LongTensor, tuple[float, ...]]:
+        """
+        [`DraftSampler.scores`] and [`DraftSampler.draw`] of one row in one, where they are `simple`: greedy, on a CPU
+        and without processors. Fewer operations, since numbers are taken to the host where they arise.
+
+        Args:
+            logits (`torch.Tensor` of shape `(1, draft_vocab_size)`): From the drafter.
+
+        Returns:
+            `(scores, columns, token_ids, stats)`: as the two return them, the statistics as five numbers.
+        """
+        scores = logits.float()
+        probs, entropy = distribution(scores)
+        top = probs.topk(2, dim=-1)
+        columns = top.indices[:, 0]
+        token_ids = self.draft_token_ids[columns] if self.mapped else columns
+        first, second = top.values[0].tolist()
+        return scores, columns, token_ids, (first, second, entropy.item(), token_ids.item(), first)
+
+    def simple(self, logits: torch.Tensor) -> bool:
+        """Whether [`DraftSampler.favourite`] can draw from these logits."""
+        return not (self.do_sample or self.processors) and logits.is_cpu and len(logits) == 1 and logits.shape[-1] > 1
 
     def probabilities_at(self, target_probs: torch.Tensor) -> torch.Tensor:
         """Columns of target probabilities `(..., vocab_size)` that correspond to the columns of `scores`."""
@@ -231,16 +256,21 @@ def draft_window(
         features=[[] for _ in range(rows)],
     )
     active = [row for row in range(rows) if sizes[row] > offset]
+    simple = on_host and sampler.simple(logits)
     needs_context = bool(sampler.processors) and not sampler.reduced
     drawn: list[torch.Tensor] = []
     columns: list[torch.Tensor] = []
     position = offset
     while active:
-        scores = sampler.scores(logits, context_ids)
-        # The token is drawn along with the statistics, so that one transfer brings both; `wants` decides without it.
-        column, token_ids, stats = sampler.draw(scores)
+        if simple:
+            scores, column, token_ids, stats = sampler.favourite(logits)
+            values = [stats]
+        else:
+            scores = sampler.scores(logits, context_ids)
+            # The token is drawn along with the statistics, so that one transfer brings both; `wants` decides without.
+            column, token_ids, stats = sampler.draw(scores)
+            values = stats.tolist() if on_host else None
         still = []
-        values = stats.tolist() if on_host else None
         kept_any = False
         for row in active:
             if values is None:

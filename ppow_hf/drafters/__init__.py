@@ -8,9 +8,11 @@ from .configuration_drafter import DrafterConfig
 from .configuration_eagle3 import Eagle3DrafterConfig
 from .configuration_lookup import LookupDrafterConfig
 from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
+from .drafter_state import DrafterOutput, DrafterState
 from .initialization import drafter_config_for, eagle3_from_target
+from .loading import check_target
 from .modeling_causal_lm import CausalLMDrafter
-from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
+from .modeling_drafter import DrafterModel
 from .modeling_eagle3 import Eagle3Drafter
 from .modeling_lookup import LookupDrafter, LookupState
 from .packed_windows import PackedState, window_logits

@@ -10,8 +10,9 @@ from .configuration_causal_lm import CausalLMDrafterConfig
 from .configuration_drafter import DrafterConfig
 from .configuration_eagle3 import Eagle3DrafterConfig
 from .configuration_lookup import LookupDrafterConfig
+from .loading import HUB_ARGUMENTS, load_checked
 from .modeling_causal_lm import CausalLMDrafter
-from .modeling_drafter import HUB_ARGUMENTS, DrafterModel, load_checked
+from .modeling_drafter import DrafterModel
 from .modeling_eagle3 import Eagle3Drafter
 from .modeling_lookup import LookupDrafter
 

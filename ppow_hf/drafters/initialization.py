@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .configuration_eagle3 import Eagle3DrafterConfig
 from .draft_vocabulary import vocabulary_maps
-from .modeling_drafter import check_target
+from .loading import check_target
 from .modeling_eagle3 import Eagle3Drafter
 from .target_features import check_layer_ids, default_layer_ids
 

@@ -10,8 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from .configuration_causal_lm import CausalLMDrafterConfig
+from .drafter_state import DrafterOutput, DrafterState
+from .loading import check_target
 from .logits_head import logits_head
-from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState, check_target
+from .modeling_drafter import DrafterModel
 from .packed_pass import PackedPass, attention_kinds, cannot_pack
 from .packed_windows import check_starts, window_logits
 from .tree_columns import as_implementation, keep_columns, tree_mask

@@ -22,8 +22,11 @@ from transformers.models.llama.modeling_llama import (
 
 from .configuration_eagle3 import Eagle3DrafterConfig
 from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
-from .eagle3_layers import Eagle3DecoderLayer, Eagle3ExtraDecoderLayer, ttt_causal_mask, ttt_diagonal_mask
-from .modeling_drafter import DrafterModel, DrafterOutput, DrafterState
+from .drafter_state import DrafterOutput, DrafterState
+from .eagle3_layers import Eagle3DecoderLayer, Eagle3ExtraDecoderLayer, ttt_causal_mask
+from .eagle3_step import Eagle3Step, single_sequence_step
+from .eagle3_training import training_time_test
+from .modeling_drafter import DrafterModel
 from .packed_windows import PackedState, check_starts, prefix_mask, window_logits
 from .tree_columns import as_implementation, tree_mask
 
@@ -156,13 +159,21 @@ class Eagle3Drafter(DrafterModel):
         super()._load_from_state_dict(*args, **kwargs)
         self._draft_token_ids = None  # `d2t` may have changed.
 
-    def _embed(self, token_ids: torch.LongTensor) -> torch.Tensor:
+    @property
+    def token_table(self) -> nn.Module:
+        """The embedding of tokens: the target's, or the drafter's own."""
         if not self.config.shares_target_embedding:
-            return self.embed_tokens(token_ids)
+            return self.embed_tokens
         if self._shared_embedding is None:
             raise ValueError("This drafter shares its target's token embedding: call `bind_target(target)` first.")
+        return self._shared_embedding
+
+    def _embed(self, token_ids: torch.LongTensor) -> torch.Tensor:
+        table = self.token_table
+        if not self.config.shares_target_embedding:
+            return table(token_ids)
         with torch.no_grad():
-            return self._shared_embedding(token_ids).to(self.fc.weight.dtype)
+            return table(token_ids).to(self.fc.weight.dtype)
 
     def _check_weights(self, source: str) -> None:
         if hasattr(self, "d2t"):
@@ -217,6 +228,11 @@ class Eagle3Drafter(DrafterModel):
 
     # ---- decoding and rollouts -------------------------------------------------------------------------------------
 
+    def _short_way(self, state: DrafterState) -> Eagle3Step | None:
+        if state.short_way is None:
+            state.short_way = (state.batch_size == 1 and single_sequence_step(self)) or False
+        return state.short_way or None
+
     @torch.no_grad()
     def extend(
         self,
@@ -239,6 +255,10 @@ class Eagle3Drafter(DrafterModel):
             )
         hidden_states = self.project_features(features)
         start, length = state.committed, token_ids.shape[1]
+        if way := self._short_way(state):
+            logits, state.hidden = way.extend(state.cache, token_ids, hidden_states, start)
+            state.committed += length
+            return logits
         position_ids = torch.arange(start, start + length, device=token_ids.device)[None]
         mask = None
         if length > 1:
@@ -256,7 +276,12 @@ class Eagle3Drafter(DrafterModel):
 
     @torch.no_grad()
     def step(self, state: DrafterState, token_ids: torch.LongTensor) -> torch.Tensor:
-        position_ids = torch.full((1, 1), state.committed + state.drafted, device=token_ids.device)
+        position = state.committed + state.drafted
+        if way := self._short_way(state):
+            logits, state.hidden = way.step(state.cache, token_ids, state.hidden, position)
+            state.drafted += 1
+            return logits
+        position_ids = torch.full((1, 1), position, device=token_ids.device)
         hidden_states = self._decode(token_ids[:, None], state.hidden, position_ids, None, state.cache)
         state.drafted += 1
         logits, state.hidden = self._head(hidden_states)
@@ -265,6 +290,11 @@ class Eagle3Drafter(DrafterModel):
     @torch.no_grad()
     def step_tree(self, state: DrafterState, token_ids: torch.LongTensor, parents: Sequence[int]) -> torch.Tensor:
         mask = tree_mask(state.grow_level(parents), state.committed, token_ids.device)
+        if mask is None and (way := self._short_way(state)):
+            position = state.committed + state.tree.levels[-1]
+            hidden_states = state.hidden[:, parents[0] : parents[0] + 1]
+            logits, state.hidden = way.step(state.cache, token_ids, hidden_states, position)
+            return logits
         mask = as_implementation(mask, self.config._attn_implementation, self.dtype)
         position_ids = torch.full((1, len(parents)), state.committed + state.tree.levels[-1], device=token_ids.device)
         hidden_states = state.hidden[:, list(parents)]
@@ -358,60 +388,6 @@ class Eagle3Drafter(DrafterModel):
         """
         if window_tokens is not None:
             return DrafterOutput(window_logits(self, input_ids, target_features, starts, window_tokens))
-        if not 1 <= ttt_steps <= self.max_ttt_steps:
-            raise ValueError(f"`ttt_steps` must be between 1 and {self.max_ttt_steps}, got {ttt_steps}.")
-        if target_features.shape[:2] != input_ids.shape:
-            raise ValueError(
-                f"`target_features` {tuple(target_features.shape[:2])} and `input_ids` {tuple(input_ids.shape)} must "
-                "have the same batch and length."
-            )
-        if column_mask is not None and column_mask.shape != (ttt_steps, *input_ids.shape):
-            raise ValueError(
-                f"`column_mask` must have shape {(ttt_steps, *input_ids.shape)} (ttt_steps, batch, length), got "
-                f"{tuple(column_mask.shape)}."
-            )
-        if "flash" in (self.config._attn_implementation or ""):
-            raise ValueError(
-                f"Training-time test needs a dense attention mask, which `{self.config._attn_implementation}` does "
-                'not take. Train with `attn_implementation="sdpa"`; decoding can use flash attention.'
-            )
-        batch, length = input_ids.shape
-        device = input_ids.device
-        cache = DynamicCache()
-        hidden_states = self.project_features(target_features)
-        tokens = torch.nn.functional.pad(input_ids, (0, ttt_steps + 1))
-        position_ids = torch.arange(length, device=device)[None]
-        mask = ttt_causal_mask(length, attention_mask, hidden_states)
-        logits, states, scores = [], [], []
-        first = 0
-        for k in range(ttt_steps):
-            if k == 1 and column_mask is not None and not output_hidden_states:
-                # Later steps only matter for columns that are scored: every other column's own state is never read.
-                wanted = column_mask[1:].any(dim=0).any(dim=0).nonzero()
-                if len(wanted) == 0:
-                    first = length - 1
-                else:
-                    first = int(wanted[0])
-                hidden_states, mask = hidden_states[:, first:], mask[:, :, first:]
-            token_ids = tokens[:, first + 1 + k : length + 1 + k]
-            if k > 0:
-                mask = torch.cat([mask, ttt_diagonal_mask(length - first, batch, mask)], dim=-1)
-            hidden_states = self._decode(token_ids, hidden_states, position_ids[:, first:] + k, mask, cache)
-            states.append(hidden_states)
-            if column_mask is None:
-                step_logits, hidden_states = self._head(hidden_states)
-            else:
-                scored = self.norm(hidden_states[column_mask[k][:, first:]])
-                if score is not None:
-                    scores.append(score(k, scored, self.lm_head))
-                    step_logits = None
-                else:
-                    step_logits = self.lm_head(scored)
-                if self.config.norm_output:
-                    hidden_states = self.norm(hidden_states)
-            logits.append(step_logits)
-        return DrafterOutput(
-            logits=tuple(logits) if not scores else None,
-            hidden_states=tuple(states) if output_hidden_states else None,
-            scores=tuple(scores) or None,
+        return training_time_test(
+            self, input_ids, target_features, attention_mask, ttt_steps, column_mask, output_hidden_states, score
         )

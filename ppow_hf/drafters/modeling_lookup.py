@@ -9,7 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from .configuration_lookup import LookupDrafterConfig
-from .modeling_drafter import DrafterModel, DrafterState, check_target
+from .drafter_state import DrafterState
+from .loading import check_target
+from .modeling_drafter import DrafterModel
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, set_seed
+from transformers.generation import BaseStreamer
 
 from .calibration import Reliability
 from .methods import Method
@@ -122,6 +123,7 @@ def measure_generation(
     temperature: float = 0.0,
     seed: int = 0,
     pad_token_id: int | None = None,
+    streamer: BaseStreamer | None = None,
 ) -> Generation:
     """
     Run `target.generate` once with `method` and measure it.
@@ -132,6 +134,7 @@ def measure_generation(
         temperature (`float`): 0 for greedy decoding, otherwise the sampling temperature.
         seed (`int`): Seed of this call's sampling.
         pad_token_id (`int`, *optional*): Handed to `generate`, which warns without one.
+        streamer (`BaseStreamer`, *optional*): Handed to `generate`, which gives it the tokens as they come.
 
     Returns:
         [`Generation`].
@@ -157,6 +160,7 @@ def measure_generation(
             max_new_tokens=max_new_tokens,
             pad_token_id=pad_token_id,
             return_dict_in_generate=False,
+            streamer=streamer,
             **sampling_kwargs(temperature),
             **method_kwargs,
         )

@@ -15,7 +15,10 @@ PLAIN = "target"
 ADAPTIVE_WINDOWS = ("heuristic", "confidence", "divergence", "cost_aware")
 # Windows that lookup fills, alone or taking turns with the drafter, under the cost-aware policy.
 LOOKUP_WINDOWS = ("lookup", "mixed")
+# Draft trees: the drafter's alone, and with looked-up tokens in them.
 TREE = "tree"
+MIXED_TREE = "mixed_tree"
+TREES = (TREE, MIXED_TREE)
 METHOD_NAMES = (
     PLAIN,
     "prompt_lookup",
@@ -27,6 +30,8 @@ METHOD_NAMES = (
     *LOOKUP_WINDOWS,
     TREE,
     f"{TREE}:N",
+    MIXED_TREE,
+    f"{MIXED_TREE}:N",
 )
 DEFAULT_METHODS = (PLAIN, "prompt_lookup", "fixed:3", "fixed:5", "fixed:8", "cost_aware")
 
@@ -100,14 +105,14 @@ class Method:
     @property
     def is_chain(self) -> bool:
         """Whether every cycle drafts one window, token by token: what a cost model's window curve speaks of."""
-        return self.kind == "window" and self.name not in LOOKUP_WINDOWS and not self.name.startswith(TREE)
+        return self.kind == "window" and self.name not in LOOKUP_WINDOWS and not self.name.startswith(TREES)
 
     def _window(self, drafter: nn.Module) -> WindowConfig:
         # The drafter's own window (its limits, its calibrated estimate) with another policy, not a default one.
         own = WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
         # Nothing of a prompt before: the order of prompts must not matter.
         own = replace(own, carry_over=False, proposals="drafter")
-        if self.name.startswith(TREE):
+        if self.name.startswith(TREES):
             return WindowConfig.parse(self.name, own)
         own = replace(own, tree=None)
         if self.name in LOOKUP_WINDOWS:
@@ -124,13 +129,13 @@ def parse_method(name: str) -> Method:
         return Method(name, "prompt_lookup", dict(PROMPT_LOOKUP_OPTIONS))
     if name in ASSISTANT_OPTIONS:
         return Method(name, "assistant", dict(ASSISTANT_OPTIONS[name]))
-    if name in ADAPTIVE_WINDOWS or name in LOOKUP_WINDOWS or name == TREE:
+    if name in ADAPTIVE_WINDOWS or name in LOOKUP_WINDOWS or name in TREES:
         return Method(name, "window")
     kind, colon, size = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if colon and kind in ("fixed", TREE):
+    if colon and kind in ("fixed", *TREES):
         if size.isascii() and size.isdigit() and int(size) >= 1 and str(int(size)) == size:
             return Method(name, "window")
-        number = "K in `fixed:K`" if kind == "fixed" else "N in `tree:N`"
+        number = "K in `fixed:K`" if kind == "fixed" else f"N in `{kind}:N`"
         raise MethodError(f"Method {name!r}: {number} must be a whole number >= 1, for example `{kind}:5`.")
     raise MethodError(f"Unknown method {name!r}. Pass any of {', '.join(METHOD_NAMES)} (K, N whole numbers).")
 

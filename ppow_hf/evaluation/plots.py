@@ -35,9 +35,11 @@ METHOD_COLORS = {
     "lookup": "#5B5B5B",
     "mixed": "#7A1F00",
     "tree": "#1B7A3D",
+    "mixed_tree": "#0F4A66",
 }
 FIXED_SHADES = ("#DCECF7", "#C6DFF0", "#9CCAE8", SKY, "#2E93CC", BLUE, "#005684", "#003A5A")
 INK = "#222222"
+ORACLE_LINE: dict[str, Any] = {"color": BLUE, "linewidth": 1.8, "linestyle": (0, (1, 1)), "zorder": 4}
 MAX_CYCLES = 72
 
 
@@ -78,6 +80,11 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
     width = min(22.0, max(8.0, 2.0 + 0.34 * (len(methods) + 1.5) * len(groups)))
     figure = Figure(figsize=(width, 1.2 + 4.0 * len(temperatures)), layout="constrained")
     colors = _method_colors(methods)
+    oracles = {
+        row["suite"]: row["speedup_with_prompt"] or row["speedup"]
+        for row in (results.get("oracle") or {"rows": []})["rows"]
+        if row["policy"] == "oracle"
+    }
     for index, temperature in enumerate(temperatures):
         axes = figure.add_subplot(len(temperatures), 1, index + 1)
         _style(axes)
@@ -112,6 +119,11 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
                         zorder=5,
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
                     )
+            line = oracles.get(suite) if temperature == 0 else None
+            if line is not None:
+                ends = [group * step - 0.7, group * step + len(methods) - 0.3]
+                axes.plot(ends, [line, line], **ORACLE_LINE)
+                top = max(top, line)
         axes.axhline(1.0, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=4)
         axes.set_xticks([group * step + (len(methods) - 1) / 2 for group in range(len(groups))])
         axes.set_xticklabels(["mean over suites" if suite is None else suite for suite in groups], fontsize=11)
@@ -128,6 +140,8 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
         )
     handles = [Patch(color=colors[method], label=method) for method in methods]
     handles.append(axes.plot([], [], color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="plain generate (1.0)")[0])
+    if oracles and 0 in temperatures:
+        handles.append(axes.plot([], [], **ORACLE_LINE, label="oracle window (modelled)")[0])
     lines = math.ceil(len(handles) / 8)
     columns = math.ceil(len(handles) / lines)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)

@@ -50,6 +50,12 @@ def render_report(results: dict[str, Any], images: dict[str, str] | None = None)
         comparison = [row for row in results["comparison"] if row["temperature"] == temperature]
         if comparison:
             parts += ["### Against the best fixed window", _comparison_text(comparison), _comparison_table(comparison)]
+        if temperature == 0 and results.get("oracle"):
+            parts += [
+                "### Against the oracle window",
+                _oracle_text(results["oracle"]),
+                _oracle_table(results["oracle"]),
+            ]
         parts += ["### Where the time goes", _time_text(results), _time_table(results, temperature)]
     if results["calibration"]:
         parts += ["## Calibration of the acceptance estimate", *_calibration(results)]
@@ -198,6 +204,47 @@ def _comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
             for row in comparison
         ],
     )
+
+
+def _oracle_text(oracle: dict[str, Any]) -> str:
+    text = (
+        "The oracle knows before every cycle how many draft tokens will be accepted and drafts exactly these (at most "
+        f"{oracle['max_size']}), so that nothing is drafted in vain: the gap to it is what a better policy could gain "
+        "with this drafter. `cheapest` also knows where stopping earlier pays: no sequence of windows is faster. "
+        "All speedups but the measured ones are modelled on the same texts, cycle by cycle and with the same measured "
+        "costs, the prompt left out; one column adds the time that plain `generate` spends on it to both sides, as "
+        "the measured figures have it. Lookup and trees are not bound by this oracle, which drafts chains."
+    )
+    same = oracle["same_texts"]
+    if same is not None and same["same"] < same["prompts"]:
+        text += f" The texts are the benchmark's on {same['same']} of {same['prompts']} prompts."
+    return text
+
+
+def _oracle_table(oracle: dict[str, Any]) -> str:
+    lines = []
+    for suite in dict.fromkeys(row["suite"] for row in oracle["rows"]):
+        rows = [row for row in oracle["rows"] if row["suite"] == suite]
+        fixed = [row for row in rows if row["policy"].startswith("fixed:")]
+        best = max(fixed, key=lambda row: row["speedup"])
+        for row in rows:
+            if row in fixed and row is not best:
+                continue
+            name = f"`{row['policy']}`"
+            lines.append(
+                [
+                    suite or "mean over suites",
+                    f"{name} (best fixed)" if row is best else name,
+                    _times(row["speedup"]) + _interval(row["speedup_interval"]),
+                    _number(row["share_of_oracle"], 3),
+                    _number(row["acceptance_length"]),
+                    _number(row["mean_window"]),
+                    _times(row["speedup_with_prompt"]),
+                    _times(row["measured"]),
+                ]
+            )
+    header = ["suite", "windows", "speedup", "of the oracle's", "tau", "window", "with the prompt", "measured"]
+    return _table(header, lines)
 
 
 def _time_text(results: dict[str, Any]) -> str:

@@ -171,13 +171,18 @@ class BenchmarkRunner:
         )
 
     def _encode(self, messages: list[dict[str, str]]) -> torch.LongTensor:
-        if self.tokenizer.chat_template is not None:
-            encoded = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            )
-        else:  # a base model: the bare text of the conversation
-            encoded = self.tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt")
-        return encoded["input_ids"].to(self.target.device)
+        return encode_messages(self.tokenizer, messages, self.target.device)
+
+
+def encode_messages(tokenizer, messages: list[dict[str, str]], device: torch.device) -> torch.LongTensor:
+    """Token ids of a conversation that the assistant is to continue, `(1, length)`."""
+    if tokenizer.chat_template is not None:
+        encoded = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+    else:  # a base model: the bare text of the conversation
+        encoded = tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt")
+    return encoded["input_ids"].to(device)
 
 
 def _record(turns: Sequence[Generation], plain: Sequence[Generation], temperature: float) -> dict[str, Any]:

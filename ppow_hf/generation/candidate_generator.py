@@ -209,8 +209,10 @@ class PPOWCandidateGenerator(CandidateGenerator):
         limit = self.max_length - input_ids.shape[1] - 1
         cycle = self._cycle
         proposal = self._proposal = Proposal()
-        if self.lookup is not None and limit > 0:
-            proposal = self._proposal = self.lookup.propose(limit, self._can_draft())
+        if self.lookup is not None:
+            found = self.lookup.propose(max(limit, 0), self._can_draft())
+            if limit > 0:
+                proposal = self._proposal = found
         cycle.source, cycle.looked_up = proposal.source if self._drafts else "lookup", len(proposal.tokens)
         cycle.tokens, cycle.predicted = list(proposal.tokens), list(proposal.predicted)
         self._window = None

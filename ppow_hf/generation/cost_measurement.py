@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ..drafters.target_features import gather_features
 from .cost_model import COST_MODEL_FILE, CostModel, isotonic
+from .key_sharing import shared_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+# Part of what names a stored cost model: raise it whenever drafting or the work around it becomes cheaper or dearer.
+_REVISION = 2
 # Verification is measured at these windows and interpolated between them.
 _WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -45,10 +48,11 @@ def _cpu_name() -> str:
 
 
 def _identity(target: PreTrainedModel, drafter: DrafterModel) -> str:
-    """Short hash of what determines the costs: both architectures and their sizes, not their weights."""
+    """Short hash of what determines the costs: our own code, both architectures and their sizes, not their weights."""
     text_config = target.config.get_text_config()
     names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
     facts = [getattr(text_config, name, None) for name in names]
+    facts.append(_REVISION)
     facts += [type(drafter).__name__, sum(p.numel() for p in drafter.parameters()), list(drafter.feature_layer_ids)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -172,7 +176,8 @@ def measure_cost_model(
         )
     drafter.bind_target(target)
     # The extra repetition warms up: kernels, caches, the frequency of the processor.
-    verify, plain, draft = _time_forwards(target, drafter, max_window, repetitions, context_length)
+    with shared_keys(target.device):
+        verify, plain, draft = _time_forwards(target, drafter, max_window, repetitions, context_length)
     windows = sorted(verify)
     smooth = isotonic([verify[n] for n in windows])
     unit = smooth[0]

@@ -10,7 +10,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from .chain_decoding import decode_greedily, is_plain_greedy
 from .hook import attached, check_drafter_call, has_own_generator
+from .key_sharing import shared_keys
 from .tree_checks import wants_tree
 from .tree_decoding import decode_with_trees
 from .window_config import WindowConfig
@@ -69,28 +71,21 @@ def speculative_generate(
     check_drafter_call(model, drafter, generation_config)
     if token_streamer is not None:
         token_streamer.put(input_ids.cpu())
-    if wants_tree(drafter, generation_config):
-        return decode_with_trees(
-            model,
-            input_ids,
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            generation_config=generation_config,
-            drafter=drafter,
-            streamer=token_streamer,
-            **model_kwargs,
-        )
-    # Attached to this one target for the duration of the call: the loop around the candidate generator, with its
-    # stopping criteria, caches and outputs, stays transformers' own.
-    with attached(model):
-        return type(model)._assisted_decoding(
-            model,
-            input_ids,
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            generation_config=generation_config,
-            streamer=token_streamer,
-            inputs_tensor=input_ids,
-            assistant_model=drafter,
-            **model_kwargs,
-        )
+    call = {
+        "logits_processor": logits_processor,
+        "stopping_criteria": stopping_criteria,
+        "generation_config": generation_config,
+        "streamer": token_streamer,
+        **model_kwargs,
+    }
+    with shared_keys(model.device):
+        if wants_tree(drafter, generation_config):
+            return decode_with_trees(model, input_ids, drafter=drafter, **call)
+        if is_plain_greedy(model, drafter, logits_processor, generation_config, model_kwargs):
+            return decode_greedily(model, input_ids, drafter=drafter, **call)
+        # Attached to this one target for the duration of the call: the loop around the candidate generator, with its
+        # stopping criteria, caches and outputs, stays transformers' own.
+        with attached(model):
+            return type(model)._assisted_decoding(
+                model, input_ids, inputs_tensor=input_ids, assistant_model=drafter, **call
+            )

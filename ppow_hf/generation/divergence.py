@@ -22,7 +22,7 @@ def window_divergence(
 
     Args:
         scores (`Sequence[torch.Tensor]`): Processed draft logits of the positions, each `(1, width)`.
-        target_scores (`torch.Tensor` of shape `(positions, vocab_size)`): Processed target logits.
+        target_scores (`torch.Tensor` of shape `(positions, vocab_size)`): Processed target logits, of any precision.
         sampler ([`DraftSampler`]): Knows which target token a column of `scores` is.
         kl (`bool`, *optional*, defaults to `False`): Also compute the KL divergence of the drafter from the target.
 
@@ -33,7 +33,8 @@ def window_divergence(
     """
     draft = torch.cat(list(scores), dim=0)
     q = draft.softmax(dim=-1)
-    p = sampler.probabilities_at(target_scores.softmax(dim=-1)).to(q.device)
+    # Two passes are faster than one that converts as it goes.
+    p = sampler.probabilities_at(target_scores.float().softmax(dim=-1)).to(q.device)
     overlap = torch.minimum(p, q).sum(dim=-1)
     if not kl:
         return [min(max(1.0 - value, 0.0), 1.0) for value in overlap.tolist()], []

@@ -12,105 +12,21 @@ whatever it turned out to be.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from .acceptance import AcceptanceEstimator, DraftStats, acceptance_features
 from .draws import distribution, draw_in_turn
+from .lookup_graft import LookedUp, LookupGraft, likeliest
 from .sibling_estimate import SiblingEstimate
+from .tree_nodes import TEXT, DraftNode, DraftTree, Expansion
 from .tree_policy import TreePolicy
 from .window_loop import DraftSampler
 
 if TYPE_CHECKING:
     from ..drafters import DrafterModel
-    from ..drafters.modeling_drafter import DrafterState
-
-TEXT = -1  # stands for the committed text where a node's index is expected
-
-
-@dataclass(slots=True)
-class DraftNode:
-    """
-    A draft token in its place.
-
-    Args:
-        token (`int`): Target id.
-        parent (`int`): Index of the node it follows; `TEXT` for the first level.
-        level (`int`): Nodes above it.
-        rank (`int`): Its place among its parent's children, from 0: by probability, or as drawn.
-        gain (`float`): Estimated chance that it is accepted together with all nodes above it.
-        estimate (`float`, *optional*): Acceptance estimate given its parent; `None` unless its rank is 0.
-        column (`int`, *optional*): Its column in the drafter's cache, behind the text's, if it was gone on from.
-    """
-
-    token: int
-    parent: int
-    level: int
-    rank: int
-    gain: float
-    estimate: float | None
-    column: int | None = None
-
-
-@dataclass(slots=True)
-class Expansion:
-    """
-    What the drafter said behind one node (or the text).
-
-    Args:
-        level (`int`), row (`int`): Where its draft distribution is in [`DraftTree.scores`].
-        estimate (`float`): Estimated chance that its most probable (or first drawn) child is accepted.
-        confidence (`float`): Draft probability of the most probable child.
-        features (`tuple[float, ...]`): What the estimate was made from.
-        shares (`list[float]`): Of each later child, its estimated chance where the ones before it are rejected.
-    """
-
-    level: int
-    row: int
-    estimate: float
-    confidence: float
-    features: tuple[float, ...]
-    shares: list[float]
-
-
-@dataclass
-class DraftTree:
-    """
-    A draft tree, as it is verified.
-
-    Args:
-        nodes (`list[DraftNode]`): Every node behind its parent, the children of a node in order of their rank, and
-            the path of first children in front.
-        expansions (`dict[int, Expansion]`): By node (`TEXT`: the committed text), where the drafter was asked.
-        children (`dict[int, list[int]]`): By node, those that have any.
-        scores (`list[torch.Tensor]`): Processed draft logits of every level, each `(rows, width)`.
-        steps (`list[int]`): Nodes fed to each of the drafter's passes; that of `extend` counts as one.
-        stop (`str`): Why the tree ends: `"limit"`, `"policy"`, `"eos"`, `"no_support"`, `"length"`.
-    """
-
-    nodes: list[DraftNode] = field(default_factory=list)
-    expansions: dict[int, Expansion] = field(default_factory=dict)
-    children: dict[int, list[int]] = field(default_factory=dict)
-    scores: list[torch.Tensor] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    stop: str = "limit"
-
-    @property
-    def tokens(self) -> list[int]:
-        """Target ids of all nodes."""
-        return [node.token for node in self.nodes]
-
-    @property
-    def depth(self) -> int:
-        """Nodes of the longest path."""
-        return max((node.level + 1 for node in self.nodes), default=0)
-
-    def draft_scores(self, node: int) -> torch.Tensor:
-        """Processed draft logits behind a node that the drafter was asked about, `(1, width)`."""
-        expansion = self.expansions[node]
-        return self.scores[expansion.level][expansion.row : expansion.row + 1]
+    from ..drafters.drafter_state import DrafterState
 
 
 def grow_tree(
@@ -126,6 +42,7 @@ def grow_tree(
     context_ids: torch.LongTensor | None = None,
     divergence: float = 0.0,
     eos_token_ids: frozenset[int] = frozenset(),
+    graft: LookupGraft | None = None,
     step: Callable[[DrafterState, torch.LongTensor, Sequence[int]], torch.Tensor] | None = None,
 ) -> DraftTree:
     """
@@ -138,16 +55,18 @@ def grow_tree(
         sampler ([`DraftSampler`]): Processes logits, and says whether to draw.
         policy ([`TreePolicy`]): Chooses the nodes.
         estimator ([`AcceptanceEstimator`]), siblings ([`SiblingEstimate`]): Acceptance of first and later children.
-        max_depth (`int`): Most levels.
+        max_depth (`int`): Most levels of the drafter.
         context_ids (`torch.LongTensor` of shape `(1, length)`, *optional*): The text so far, for the processors.
         divergence (`float`, *optional*, defaults to 0.0): Running total variation, a feature of the estimate.
         eos_token_ids (`frozenset[int]`, *optional*): Tokens after which nothing is drafted.
+        graft ([`LookupGraft`], *optional*): A looked-up path that has not begun yet.
         step (`Callable`, *optional*): Called in place of `drafter.step_tree` (to time it).
 
     Returns:
         [`DraftTree`].
     """
     step = step or drafter.step_tree
+    graft = graft or LookupGraft()
     tree = DraftTree(steps=[1])
     nodes, branching = tree.nodes, policy.tree.branching
     frontier, columns = [TEXT], 0
@@ -155,24 +74,35 @@ def grow_tree(
     for level in range(max_depth):
         scores = _process(sampler, logits, context_ids, [_path_tokens(nodes, node) for node in frontier])
         tree.scores.append(scores)
-        choices = _choices(sampler, scores, branching)
+        looked_up = graft.place(frontier)
+        choices = _choices(sampler, scores, branching, looked_up)
+        chance, merged = graft.estimate, False  # of the looked-up token
         slots: list[DraftNode] = []
         for row, (parent, choice) in enumerate(zip(frontier, choices, strict=True)):
             if choice is None:
                 tree.stop = "no_support"
                 continue
-            stats, tokens, probabilities = choice
-            features = acceptance_features(stats, level, divergence)
+            features = acceptance_features(choice.stats, level, divergence)
             estimate = estimator.predict(features)
             if level:
                 policy.observe(estimate)
-            shares = siblings.shares(probabilities, len(tokens) - 1)
-            tree.expansions[parent] = Expansion(level, row, estimate, stats.top1, features, shares)
+            shares = siblings.shares(choice.probabilities, len(choice.tokens) - 1)
+            tree.expansions[parent] = Expansion(level, row, estimate, choice.stats.top1, features, shares)
+            chances = [estimate, *((1.0 - estimate) * share for share in shares)][: len(choice.tokens)]
+            here = looked_up is not None and row == looked_up.row
+            if here:
+                chance, chances = graft.weigh(choice.tokens, chances, choice.looked_up)
+                tree.expansions[parent].excluded = graft.token if sampler.do_sample else None
             gain = reach = 1.0 if parent == TEXT else nodes[parent].gain
-            for rank, token in enumerate(tokens):
-                chance = estimate if rank == 0 else (1.0 - estimate) * shares[rank - 1]
-                gain = min(gain, reach * chance)  # a later child is never preferred to an earlier one
-                slots.append(DraftNode(token, parent, level, rank, gain, estimate if rank == 0 else None))
+            for rank, (token, drafted) in enumerate(zip(choice.tokens, chances, strict=True)):
+                if here and token == graft.token:
+                    merged = True
+                    slots.append(DraftNode(token, parent, level, rank, reach * chance, chance, looked_up=True))
+                    continue
+                gain = min(gain, reach * drafted)  # a later child is never preferred to an earlier one
+                slots.append(DraftNode(token, parent, level, rank, gain, drafted if rank == 0 else None))
+        if graft.token is not None and not merged:
+            slots.append(graft.node(nodes, chance))
         if not slots:
             break
         if sampler.do_sample:
@@ -186,25 +116,28 @@ def grow_tree(
         else:
             first = len(nodes)
             nodes += slots
-            order = sorted(range(len(nodes)), key=lambda i: (-nodes[i].gain, i))
-            kept = order[: policy.take([nodes[i].gain for i in order])]
+            kept = likeliest(nodes, policy)
             newest = [i for i in kept if i >= first]
+        if graft.token is not None:
+            graft.advance(next((len(nodes) - len(slots) + i for i, slot in enumerate(slots) if slot.looked_up), None))
         if not newest:
             tree.stop = "policy"
             break
-        open_ = [i for i in newest if nodes[i].token not in eos_token_ids]
+        places = {node: place for place, node in enumerate(frontier)}
+        # The drafter follows a path only as long as it was asked about all of it.
+        followed = [i for i in newest if nodes[i].parent in places]
+        open_ = [i for i in followed if nodes[i].token not in eos_token_ids]
         if not open_:
-            tree.stop = "eos"
+            tree.stop = "eos" if followed else "policy"
             break
         if level + 1 == max_depth:
             break
-        rows = policy.go_on_from(
-            [nodes[i].gain for i in open_], [nodes[i].estimate for i in open_], len(kept), level + 1
-        )
+        gains = {i: graft.open_gain(i, nodes[i]) for i in open_}
+        open_.sort(key=lambda i: -gains[i])
+        rows = policy.go_on_from([gains[i] for i in open_], [nodes[i].estimate for i in open_], len(kept), level + 1)
         if rows == 0:
             tree.stop = "policy" if len(kept) < policy.tree.max_nodes else "limit"
             break
-        places = {node: place for place, node in enumerate(frontier)}
         frontier = open_[:rows]
         parents = [places[nodes[node].parent] for node in frontier]
         for node in frontier:
@@ -213,7 +146,24 @@ def grow_tree(
         token_ids = torch.tensor([nodes[node].token for node in frontier], device=logits.device)
         logits = step(state, token_ids, parents)
         tree.steps.append(len(frontier))
-    return _cut(tree, kept)
+    return _cut(tree, graft.add_rest(nodes, kept, policy))
+
+
+class Choice(NamedTuple):
+    """
+    Possible children behind one row.
+
+    Args:
+        stats ([`DraftStats`]): Of the row's distribution.
+        tokens (`list[int]`): Their target ids.
+        probabilities (`list[float]`): Of the most probable tokens, highest first.
+        looked_up (`float`): Draft probability of the looked-up token, in the row that was asked for it.
+    """
+
+    stats: DraftStats
+    tokens: list[int]
+    probabilities: list[float]
+    looked_up: float = 0.0
 
 
 def _process(
@@ -230,34 +180,41 @@ def _process(
 
 
 def _choices(
-    sampler: DraftSampler, scores: torch.Tensor, branching: int
-) -> list[tuple[DraftStats, list[int], list[float]] | None]:
+    sampler: DraftSampler, scores: torch.Tensor, branching: int, looked_up: LookedUp | None = None
+) -> list[Choice | None]:
     """
-    Possible children behind every row: the statistics of its distribution, `branching` tokens (fewer where no more are
-    possible), and the probabilities of the most probable tokens. `None` where there is no possible token.
+    Possible children behind every row, `branching` of them or fewer where no more are possible. `None` where there is
+    no possible token. Drawn children do not include the looked-up token.
     """
     probs, entropy = distribution(scores)
+    row, column = looked_up if looked_up is not None else (None, None)
     width = probs.shape[-1]
     top = probs.topk(min(max(2, branching), width), dim=-1)
     count = min(branching, width)
     if sampler.do_sample:
-        columns = draw_in_turn(probs, count, sampler.generator)
-        possible = (probs > 0).sum(dim=-1, keepdim=True)
+        left = probs
+        if column is not None:
+            left = probs.clone()
+            left[row, column] = 0.0
+        columns = draw_in_turn(left, count, sampler.generator)
+        possible = (left > 0).sum(dim=-1, keepdim=True)
     else:
         columns = top.indices[:, :count]
         possible = (top.values[:, :count] > 0).sum(dim=-1, keepdim=True)
     token_ids = sampler.draft_token_ids[columns] if sampler.mapped else columns
     # One transfer to the host; float64 holds every token id.
-    packed = torch.cat([part.double() for part in (top.values, entropy, possible, token_ids)], dim=-1).tolist()
+    of_lookup = probs.narrow(-1, column or 0, 1)
+    packed = torch.cat([p.double() for p in (top.values, entropy, possible, of_lookup, token_ids)], dim=-1).tolist()
     shown = top.values.shape[-1]
     choices = []
-    for values in packed:
+    for i, values in enumerate(packed):
         if values[0] != values[0]:  # NaN: the processors forbid everything the drafter knows
             choices.append(None)
             continue
         stats = DraftStats(values[0], values[1] if shown > 1 else 0.0, values[shown])
-        tokens = [int(token) for token in values[shown + 2 :][: int(values[shown + 1])]]
-        choices.append((stats, tokens, values[:shown]))
+        tokens = [int(token) for token in values[shown + 3 :][: int(values[shown + 1])]]
+        known = i == row and column is not None
+        choices.append(Choice(stats, tokens, values[:shown], values[shown + 2] if known else 0.0))
     return choices
 
 

@@ -12,6 +12,8 @@ right:
 - `n` of its tokens, then the drafter: `(1 + A_1 + ... + A_n + A_n * d) / (gamma * (n + f) + v(n + k) + o)`, with the
   drafter's usual `d` accepted tokens, `f` passes and `k` drafted tokens.
 
+In a draft tree the drafter's own cycles carry looked-up tokens, too, and so the third way is part of the second.
+
 Lookup is judged in every cycle, used or not: the committed tokens tell which of its tokens would have been right. The
 drafter is not, so that where it has not been tried it is expected to do better than it usually does.
 """
@@ -109,6 +111,7 @@ class ProposalSwitch:
         self.config = config
         self.acceptance = LookupAcceptance(sampling=sampling, online=config.online_calibration)
         self.mixes = config.proposals == "mixed"
+        self.leads = self.mixes and config.tree is None
         self.fixed = config.size if config.policy == "fixed" and not self.mixes else None
         self.size = self.fixed or config.lookup_size
         if cost_model is None and self.fixed is None:
@@ -224,6 +227,7 @@ class ProposalSwitch:
             drafter_value = self.drafter_value(strength)
             if drafter_value >= best.value or not count:
                 best = Proposal(value=drafter_value)
+        if self.leads and can_draft:
             # Not the last one: it may end the text, or leave no room behind it.
             mixed, count = self.mixed_value(predicted[:-1][: self.config.limit - 1], drafter_value, share)
             if count and mixed > best.value:
@@ -260,14 +264,14 @@ class ProposalSwitch:
         self._expected[strength] = _fading_mean(self._expected[strength], expected - 1.0)
         self._right[strength] = _fading_mean(self._right[strength], min(right, 2.0 * expected))
 
-    def learn_drafter(self, strength: int, committed: int, forwards: int, drafted: int) -> None:
+    def learn_drafter(self, strength: int, committed: int, forwards: float, drafted: int) -> None:
         """
         Learns what a cycle of the drafter was worth.
 
         Args:
             strength (`int`): How good lookup looked, see [`ProposalSwitch.strength`].
             committed (`int`): Tokens committed.
-            forwards (`int`): Passes of the drafter.
+            forwards (`float`): Passes of the drafter, in passes over one token.
             drafted (`int`): Draft tokens verified.
         """
         costs = self.cost_model
@@ -322,6 +326,11 @@ class LookupProposer:
             self._predicted, self._strength = predicted, self.switch.strength(predicted)
         return self.switch.choose(tokens, predicted, limit, can_draft)
 
+    @property
+    def looked_up(self) -> tuple[list[int], list[float]]:
+        """`tuple[list[int], list[float]]`: The tokens last looked up, all of them, and their estimated acceptance."""
+        return self._tokens, self._predicted
+
     def stop_reason(self, proposal: Proposal, limit: int) -> str:
         """Why a window of looked-up tokens ended, as in [`Cycle`]."""
         tokens = proposal.tokens
@@ -340,7 +349,7 @@ class LookupProposer:
         *,
         accepted: int,
         drafted: int,
-        forwards: int,
+        forwards: float,
         cut: bool,
         scores: torch.Tensor | None,
     ) -> None:
@@ -351,7 +360,7 @@ class LookupProposer:
             proposal ([`Proposal`]): What led the window.
             committed (`list[int]`): Tokens committed.
             accepted (`int`), drafted (`int`): Tokens of the window that were accepted, and that were verified.
-            forwards (`int`): Passes of the drafter.
+            forwards (`float`): Passes of the drafter, in passes over one token.
             cut (`bool`): Whether the end of the text cut the window short: it says little of the drafter then.
             scores (`torch.Tensor` of shape `(positions, vocab_size)`, *optional*):
                 The target's processed logits, when sampling.

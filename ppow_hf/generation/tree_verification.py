@@ -17,6 +17,9 @@ drawn from `q_i`, and the token is `y` with probability `min(p_i(y), q_i(y)) + r
 `r = 1 - sum_x min(p_i(x), q_i(x))` is the probability that `x_i` is rejected; and
 `r * p_{i+1} = max(0, p_i - q_i)`, so this is `p_i(y)`. The number of children may depend on everything but their own
 values, which is why [`grow_tree`] settles it before it draws.
+
+A looked-up child comes first: with `q_1` all on it, the same scheme accepts it with probability `p(x_1)`. The
+drafter's children behind it are drawn from `q` without `x_1`.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import LogitsProcessorList
 
-from .draft_tree import TEXT, DraftTree
 from .draws import draw_in_turn
+from .tree_nodes import LOOKED_UP, TEXT, DraftTree
 from .window_loop import DraftSampler
 
 
@@ -106,13 +109,14 @@ class TreeVerifier:
         """The accepted child and its token, or `None` and a token from what the children leave."""
         p = row[0].softmax(dim=-1)
         if children:
-            q = self.sampler.to_target_vocabulary(tree.draft_scores(node)) if self.sampler.reduced else None
-            q = (tree.draft_scores(node) if q is None else q)[0].to(p.device).softmax(dim=-1)
+            q = self._draft_distribution(tree, node, p)
             draws = torch.rand(len(children), device=p.device, generator=self.sampler.generator).tolist()
             for child, draw in zip(children, draws, strict=True):
                 token = tree.nodes[child].token
-                target_probability, draft_probability = float(p[token]), float(q[token])
-                residual = (p - q).clamp_min_(0.0)
+                certain = tree.nodes[child].rank == LOOKED_UP
+                target_probability, draft_probability = float(p[token]), 1.0 if certain else float(q[token])
+                residual = p.index_fill(0, row.new_tensor([token], dtype=torch.long), 0.0) if certain else p - q
+                residual.clamp_min_(0.0)
                 mass = float(residual.sum())
                 # Without a residual the distributions are the same, and a rejection could only be a rounding error.
                 if draw * draft_probability < target_probability or mass <= 0.0:
@@ -123,3 +127,16 @@ class TreeVerifier:
                 if left > 0.0:
                     q = q / left
         return None, int(draw_in_turn(p[None], generator=self.sampler.generator))
+
+    def _draft_distribution(self, tree: DraftTree, node: int, p: torch.Tensor) -> torch.Tensor:
+        """What the drafter's children of a node were drawn from, `(vocab_size,)`; nothing where it was not asked."""
+        said = tree.expansions.get(node)
+        if said is None:
+            return torch.zeros_like(p)
+        scores = tree.draft_scores(node)
+        scores = self.sampler.to_target_vocabulary(scores) if self.sampler.reduced else scores
+        q = scores[0].to(p.device).softmax(dim=-1)
+        if said.excluded is not None:
+            q[said.excluded] = 0.0
+            q = q / q.sum().clamp_min(torch.finfo(q.dtype).tiny)
+        return q

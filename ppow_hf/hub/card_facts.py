@@ -127,9 +127,9 @@ class CardFacts:
     def own_method(self) -> str | None:
         """What a benchmark calls decoding with that window."""
         window = self.window
-        if window.get("tree"):
-            return "tree"
         proposals = window.get("proposals", "drafter")
+        if window.get("tree"):
+            return "tree" if proposals == "drafter" else f"{proposals}_tree"
         return window.get("policy") if proposals == "drafter" else proposals
 
     @property

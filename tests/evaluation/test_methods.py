@@ -30,7 +30,21 @@ def test_every_listed_name_is_a_method(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["fixed", "fixed:", "fixed:0", "fixed:-1", "fixed:2.5", "fixed:05", "tree:0", "tree:x", "eagle", "", 5]
+    "name",
+    [
+        "fixed",
+        "fixed:",
+        "fixed:0",
+        "fixed:-1",
+        "fixed:2.5",
+        "fixed:05",
+        "tree:0",
+        "tree:x",
+        "mixed_tree:0",
+        "eagle",
+        "",
+        5,
+    ],
 )
 def test_bad_names_list_the_good_ones(name):
     with pytest.raises(MethodError) as caught:
@@ -100,25 +114,27 @@ def test_every_method_is_the_drafters_window_changed_in_one_respect():
     with parse_method("lookup").generate_kwargs(drafter, None) as kwargs:
         assert kwargs["window"] == WindowConfig(proposals="lookup")
     drafter.generation_config.window = WindowConfig(tree={"max_nodes": 9, "branching": 2}, carry_over=True)
-    for name, nodes in (("tree", 9), ("tree:5", 5)):
+    for name, nodes in (("tree", 9), ("tree:5", 5), ("mixed_tree", 9), ("mixed_tree:5", 5)):
         with parse_method(name).generate_kwargs(drafter, None) as kwargs:
             window = kwargs["window"]
+        assert window.proposals == ("mixed" if name.startswith("mixed") else "drafter")
         assert (window.tree.max_nodes, window.tree.branching, window.carry_over) == (nodes, 2, False)
     with parse_method("cost_aware").generate_kwargs(drafter, None) as kwargs:
         assert kwargs["window"].tree is None
 
 
 @pytest.mark.parametrize(
-    ("name", "chain"), [("fixed:3", True), ("divergence", True), ("mixed", False), ("tree", False)]
+    ("name", "chain"),
+    [("fixed:3", True), ("divergence", True), ("mixed", False), ("tree", False), ("mixed_tree", False)],
 )
 def test_only_chains_have_a_predicted_speedup(name, chain):
     assert parse_method(name).is_chain == chain
 
 
-@pytest.mark.parametrize("name", ["lookup", "mixed", "tree:6"])
+@pytest.mark.parametrize("name", ["lookup", "mixed", "tree:6", "mixed_tree:6"])
 @pytest.mark.parametrize("kind", ["causal", "eagle3", "none"])
 def test_lookup_and_trees_write_the_same_text(name, kind, tmp_path, monkeypatch):
-    if (name, kind) == ("tree:6", "none"):
+    if kind == "none" and "tree" in name:
         pytest.skip("lookup has no tree")
     monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
     target, drafter = tiny_models("causal" if kind == "none" else kind)

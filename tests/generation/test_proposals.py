@@ -373,7 +373,7 @@ def test_short_forms():
         ({"lookup_size": 0}, "`lookup_size`"),
         ({"lookup_size": 2.0}, "`lookup_size`"),
         ({"carry_over": 1}, "`carry_over`"),
-        ({"proposals": "mixed", "tree": True}, "`tree`.*`proposals='drafter'`"),
+        ({"proposals": "lookup", "tree": True}, "`tree`.*`proposals='drafter'` or `'mixed'`"),
     ],
 )
 def test_bad_values_are_named(values, named):

@@ -381,6 +381,7 @@ def test_writing_again_changes_nothing_and_a_crash_leaves_the_old_card(folder, m
         ({"policy": "cost_aware", "proposals": "drafter", "tree": None}, "cost_aware"),
         ({"policy": "cost_aware", "proposals": "mixed"}, "mixed"),
         ({"policy": "cost_aware", "tree": {"max_nodes": 8}}, "tree"),
+        ({"policy": "cost_aware", "proposals": "mixed", "tree": {"max_nodes": 8}}, "mixed_tree"),
         (None, None),
     ],
 )

@@ -1,0 +1,73 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Loading without surprises: checkpoints that do not fit, and targets that cannot be drafted for, are refused."""
+
+import os
+from collections.abc import Callable
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+# Arguments of `from_pretrained` that say where files come from, for the files beside the weights.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+def load_checked(loader: Callable, source: str | os.PathLike, *args, allow_unknown: bool = False, **kwargs):
+    """
+    Calls a `from_pretrained` and refuses a result with weights that did not come from the checkpoint.
+
+    Args:
+        loader (`Callable`): A `from_pretrained`.
+        source (`str` or `os.PathLike`): Folder or repository.
+        allow_unknown (`bool`, *optional*, defaults to `False`): Accept weights that the model has no place for.
+
+    Returns:
+        `tuple[PreTrainedModel, dict]`: The model and transformers' loading information.
+
+    Raises:
+        ValueError: If weights are missing, unknown or of another shape.
+        OSError: If there is no such folder or repository, or a weight file is truncated.
+    """
+    # transformers names mis-shaped weights only in a log; here they belong into the error.
+    kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        model, info = loader(source, *args, **kwargs)
+    except SafetensorError as error:
+        raise OSError(
+            f"The weight file in `{source}` cannot be read ({error}). It is truncated or damaged: download or copy "
+            "it again."
+        ) from error
+    problems = []
+    if info["missing_keys"]:
+        problems.append(f"missing weights {sorted(info['missing_keys'])}")
+    if info["unexpected_keys"] and not allow_unknown:
+        problems.append(f"unknown weights {sorted(info['unexpected_keys'])}")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        problems.append(f"`{name}` has shape {tuple(found)} instead of {tuple(wanted)}")
+    if problems:
+        raise ValueError(
+            f"The checkpoint `{source}` does not fit {type(model).__name__}: {'; '.join(problems)}. Check that "
+            "config.json belongs to these weights, or convert foreign EAGLE-3 checkpoints first."
+        )
+    return model, info
+
+
+def check_target(target: PreTrainedModel) -> None:
+    """
+    Refuses targets that windows cannot be verified with.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The model to check.
+
+    Raises:
+        ValueError: If it is an encoder-decoder or keeps a recurrent state that cannot be rolled back.
+    """
+    if getattr(target.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"`{type(target).__name__}` is an encoder-decoder model; drafters work with decoder-only targets."
+        )
+    if getattr(target, "_is_stateful", False):
+        raise ValueError(
+            f"`{type(target).__name__}` keeps a recurrent state that cannot be rolled back after a rejected draft "
+            "token. Use a target whose cache can be cropped."
+        )

@@ -1,0 +1,310 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""
+The oracle line: how fast the drafter would be under a window policy that knows in advance what will be accepted.
+
+The gap to it is all that a better policy could still gain; what is beyond it needs a better drafter. Everything in
+this comparison is modelled by one cost model on the same texts (see [`simulate`]): the oracle, the fixed windows and
+the adaptive policies. Measured speeds stand beside it, with the prompt's share added to the modelled ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..drafters import DrafterModel
+from ..generation import CostModel, WindowConfig
+from .aggregate import bootstrap_interval
+from .benchmark import write_json
+from .measure import measure_generation
+from .methods import PLAIN, parse_method
+from .precision import cast_floating, fingerprint, parse_dtype
+from .records import RecordLog
+from .runner import content_hash, cost_fields, encode_messages
+from .simulation import Walk, cheapest_walk, oracle_walk, record_windows, simulate
+from .suites import Example, SuiteError, load_suite
+
+ORACLE, CHEAPEST = "oracle", "cheapest"
+LOG_FILE = "oracle.jsonl"
+
+
+def add_oracle(
+    folder: str | os.PathLike,
+    target: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    drafter: DrafterModel,
+    suites: Sequence[str | os.PathLike | Sequence[Example]],
+    *,
+    max_size: int | None = None,
+    progress: bool = True,
+    plots: bool = True,
+) -> dict[str, Any]:
+    """
+    Adds the oracle line to a finished benchmark: an entry `oracle` in its `results.json`, a section in its report, and
+    a line in its picture. An interrupted run goes on where it stopped.
+
+    Args:
+        folder (`str` or `os.PathLike`): Output folder of [`run_benchmark`], with a run at temperature 0.
+        target, tokenizer, drafter: As in the benchmark.
+        suites (`Sequence`): The benchmark's suites, given as there.
+        max_size (`int`, *optional*): Largest window of the oracle and of the fixed windows. Default: the drafter's.
+        progress (`bool`): Show a progress bar.
+        plots (`bool`): Draw the benchmark's pictures anew.
+
+    Returns:
+        `dict`: the content of `results.json`.
+
+    Raises:
+        FileNotFoundError: `folder` holds no `results.json`.
+        ValueError: the benchmark ran other suites, other prompts or another drafter, or not at temperature 0.
+    """
+    folder = Path(folder)
+    results = _read_results(folder)
+    arguments = results["arguments"]
+    examples = _benchmark_examples(results, suites)
+    if results.get("drafter_hash", fingerprint(drafter)) != fingerprint(drafter):
+        raise ValueError(
+            f"`drafter` is not the one of the benchmark in {folder} ({arguments['drafter']}): give its folder, or run "
+            "the benchmark again."
+        )
+    drafter.bind_target(target)
+    target.eval()
+    drafter.eval()
+    with cast_floating((target, drafter), parse_dtype(arguments["dtype"], target.dtype)):
+        stored = results["cost_model"]
+        cost_model = CostModel.for_models(target, drafter) if stored is None else CostModel.from_dict(stored)
+        chains = [name for name in arguments["methods"] if parse_method(name).is_chain and ":" not in name]
+        if "cost_aware" not in chains:
+            chains.append("cost_aware")
+        configs = {name: window_of(name, drafter) for name in chains}
+        size = max_size or configs["cost_aware"].max_size
+        configs |= {f"fixed:{k}": window_of(f"fixed:{k}", drafter) for k in range(1, size + 1)}
+        identity = {
+            "oracle_of": arguments,
+            "prompts_hash": _prompts_hash(examples),
+            "drafter_hash": fingerprint(drafter),
+            "cost_model": cost_fields(cost_model),
+            "configs": {name: config.to_dict() for name, config in configs.items()},
+            "max_size": size,
+        }
+        log = RecordLog(folder / LOG_FILE, identity)
+        done = {(record["suite"], record["id"]) for record in log.records}
+        todo = [example for example in examples if (example.suite, example.id) not in done]
+        for example in tqdm(todo, desc="oracle", unit="prompt", disable=not progress or not todo):
+            log.append(
+                {
+                    "suite": example.suite,
+                    "id": example.id,
+                    **_replay(example, target, tokenizer, drafter, configs, cost_model, size, arguments),
+                }
+            )
+    results["oracle"] = {
+        "max_size": size,
+        "cost_model": cost_fields(cost_model),
+        "same_texts": _same_texts(folder, log.records),
+        "rows": oracle_rows(log.records, results),
+    }
+    write_json(folder / "results.json", results)
+    from .report import write_report
+
+    images = {}
+    if plots:
+        from .plots import write_plots
+
+        images = write_plots(results, folder)
+    write_report(results, folder / "report.md", images)
+    return results
+
+
+def window_of(name: str, drafter: DrafterModel) -> WindowConfig:
+    """The window that the benchmark's method of this name decodes with."""
+    with parse_method(name).generate_kwargs(drafter, None) as kwargs:
+        return kwargs["window"]
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"`folder` is {str(folder)!r}, which holds no results.json: run `ppow bench` first.")
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if 0.0 not in results["arguments"]["temperatures"]:
+        raise ValueError(
+            f"The benchmark in {folder} did not run at temperature 0: only greedy texts can be replayed. Run it with "
+            "`--temperature 0`."
+        )
+    return results
+
+
+def _benchmark_examples(results: Mapping[str, Any], suites: Sequence[Any]) -> list[Example]:
+    arguments = results["arguments"]
+    if isinstance(suites, (str, os.PathLike)):
+        suites = [suites]
+    examples: list[Example] = []
+    for suite in suites:
+        if isinstance(suite, (str, os.PathLike)):
+            suite = load_suite(suite, arguments["limit"], arguments["seed"])
+        examples += suite
+    counts = {name: sum(example.suite == name for example in examples) for name in arguments["suites"]}
+    ran = {row["suite"]: row["num_prompts"] for row in results["results"]}
+    if counts != ran or len(examples) != sum(ran.values()):
+        raise SuiteError(
+            f"`suites` hold {_counts(examples)} prompts, the benchmark ran {ran}: give the same suites, in full."
+        )
+    return examples
+
+
+def _counts(examples: Sequence[Example]) -> dict[str, int]:
+    names = dict.fromkeys(example.suite for example in examples)
+    return {name: sum(example.suite == name for example in examples) for name in names}
+
+
+def _prompts_hash(examples: Sequence[Example]) -> str:
+    return content_hash([[example.suite, example.id, example.turns] for example in examples])
+
+
+def _replay(example, target, tokenizer, drafter, configs, cost_model, size, arguments) -> dict[str, Any]:
+    """The walks of every policy over one conversation, and a hash of the target's answers in it."""
+    kl = any(config.divergence_metric == "kl" for config in configs.values())
+    width = max(size, *(config.limit for config in configs.values()))
+    eos = _eos_token_ids(target)
+    walks = {name: Walk() for name in (ORACLE, CHEAPEST, *configs)}
+    answers: list[list[int]] = []
+    messages: list[dict[str, str]] = []
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    budget = arguments["max_new_tokens"]
+    for message in example.turns:
+        messages.append({"role": "user", "content": message})
+        ids = encode_messages(tokenizer, messages, target.device)
+        run = measure_generation(parse_method(PLAIN), target, None, None, ids, max_new_tokens=budget, pad_token_id=pad)
+        answers.append(run.tokens)
+        messages.append({"role": "assistant", "content": tokenizer.decode(run.tokens, skip_special_tokens=True)})
+        if len(run.tokens) < 2:
+            continue  # the prefill gave it all
+        text = ids.new_tensor([[*ids[0].tolist(), *run.tokens]])
+        windows = record_windows(target, drafter, text, ids.shape[1] + 1, width, kl=kl)
+        walks[ORACLE] += oracle_walk(windows.accepted, size, cost_model)
+        walks[CHEAPEST] += cheapest_walk(windows.accepted, size, cost_model)
+        for name, config in configs.items():
+            walks[name] += simulate(windows, config, cost_model, budget - 1, eos)
+    return {
+        "text_hash": content_hash(answers),
+        "walks": {
+            name: {
+                "committed": walk.committed,
+                "verifications": walk.verifications,
+                "drafted": walk.drafted,
+                "accepted": walk.accepted,
+                "cost": walk.cost,
+            }
+            for name, walk in walks.items()
+        },
+    }
+
+
+def _eos_token_ids(target: PreTrainedModel) -> frozenset[int]:
+    eos = target.generation_config.eos_token_id
+    if eos is None:
+        return frozenset()
+    return frozenset([eos] if isinstance(eos, int) else eos)
+
+
+def _same_texts(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """On how many prompts the replayed text is the one of the benchmark; None where its records are not there."""
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        return None
+    hashes = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["kind"] == "prompt" and record["temperature"] == 0:
+            hashes[record["suite"], record["id"]] = record["methods"][PLAIN]["text_hash"]
+    same = sum(hashes.get((record["suite"], record["id"])) == record["text_hash"] for record in records)
+    return {"same": same, "prompts": len(records)}
+
+
+def oracle_rows(records: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """
+    Figures per suite and policy, and (suite None) their means over suites.
+
+    Args:
+        records (`Sequence[Mapping]`): One per prompt: `suite`, and `walks` of every policy.
+        results (`Mapping`): Content of the benchmark's `results.json`.
+
+    Returns:
+        `list[dict]`: `suite`, `policy`, `num_prompts`, `speedup` (mean over prompts, modelled, prompt left out) and
+        its interval, `share_of_oracle`, `acceptance_length`, `mean_window`, `speedup_with_prompt` (the same with the
+        time plain decoding spends on the prompt on both sides; None where that was not measured) and `measured`, the
+        benchmark's own figure for a method of this name.
+
+    Raises:
+        ValueError: a suite has no text of two tokens or more.
+    """
+    plain = {row["suite"]: row for row in results["results"] if row["temperature"] == 0 and row["method"] == PLAIN}
+    measured = {
+        (row["suite"], row["method"]): row["speedup"]
+        for row in [*results["results"], *({**row, "suite": None} for row in results["summary"])]
+        if row["temperature"] == 0
+    }
+    rows: list[dict[str, Any]] = []
+    for suite in results["arguments"]["suites"]:
+        walks = [record["walks"] for record in records if record["suite"] == suite]
+        walks = [entry for entry in walks if entry[ORACLE]["verifications"]]
+        if not walks:
+            raise ValueError(f"No answer on {suite!r} is longer than a token: there is nothing to draft for.")
+        for policy in walks[0]:
+            own = [entry[policy] for entry in walks]
+            speedups = [walk["committed"] / walk["cost"] for walk in own]
+            cycles = sum(walk["verifications"] for walk in own)
+            speedup = sum(speedups) / len(speedups)
+            rows.append(
+                {
+                    "suite": suite,
+                    "policy": policy,
+                    "num_prompts": len(own),
+                    "speedup": speedup,
+                    "speedup_interval": bootstrap_interval(
+                        speedups, [1.0] * len(speedups), results["arguments"]["seed"]
+                    ),
+                    "acceptance_length": sum(walk["committed"] for walk in own) / cycles,
+                    "mean_window": sum(walk["drafted"] for walk in own) / cycles,
+                    "speedup_with_prompt": _with_prompt(speedup, plain[suite]["seconds"]),
+                }
+            )
+    if len(results["arguments"]["suites"]) > 1:
+        rows += [_mean_row([row for row in rows if row["policy"] == policy]) for policy in walks[0]]
+    oracles = {row["suite"]: row["speedup"] for row in rows if row["policy"] == ORACLE}
+    for row in rows:
+        row["share_of_oracle"] = row["speedup"] / oracles[row["suite"]]
+        row["measured"] = measured.get((row["suite"], row["policy"]))
+    return rows
+
+
+def _with_prompt(speedup: float, seconds: Mapping[str, float | None]) -> float | None:
+    if any(value is None for value in (seconds["prefill"], seconds["verify"], seconds["other"])):
+        return None
+    share = seconds["prefill"] / (seconds["prefill"] + seconds["verify"] + seconds["other"])
+    return 1.0 / (share + (1.0 - share) / speedup)
+
+
+def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def mean(name: str) -> float | None:
+        values = [row[name] for row in rows]
+        return None if any(value is None for value in values) else sum(values) / len(values)
+
+    return {
+        "suite": None,
+        "policy": rows[0]["policy"],
+        "num_prompts": sum(row["num_prompts"] for row in rows),
+        "speedup": mean("speedup"),
+        "speedup_interval": None,
+        "acceptance_length": mean("acceptance_length"),
+        "mean_window": mean("mean_window"),
+        "speedup_with_prompt": mean("speedup_with_prompt"),
+    }

@@ -1,0 +1,198 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The loop of plain greedy decoding gives what transformers' own loop gives, and is taken only where it does."""
+
+import pytest
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from ppow_hf import LookupDrafter, speculative_generate
+from ppow_hf.generation import DraftSampler, chain_decoding, custom_generate, hook
+from ppow_hf.generation.draws import favourites
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [96, 1, 64, 1000, 2048, 3072, 49152])
+def test_favourites_are_the_first_maxima(width, dtype):
+    generator = torch.Generator().manual_seed(width)
+    logits = torch.randn(7, width, generator=generator).to(dtype)
+    logits[1] = logits[1].round()  # many equal maxima
+    logits[2] = 0.0
+    logits[3] = -torch.inf
+    logits[4, width // 2 :] = -torch.inf
+    logits[5, -1] = 50.0
+    expected = torch.tensor([row.tolist().index(max(row.tolist())) for row in logits])
+    assert torch.equal(favourites(logits), expected)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_favourite_is_what_drawing_greedily_gives(mapped):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(40) * 2 + 1 if mapped else None
+    sampler = DraftSampler(ids, vocab_size=96)
+    for scale in (0.01, 1.0, 10.0, 80.0):
+        logits = scale * torch.randn(1, 40 if mapped else 96, generator=generator)
+        assert sampler.simple(logits)
+        scores = sampler.scores(logits, None)
+        column, token, stats = sampler.draw(scores)
+        mine = sampler.favourite(logits)
+        assert torch.equal(mine[0], scores) and torch.equal(mine[1], column) and torch.equal(mine[2], token)
+        assert list(mine[3]) == stats[0].tolist()
+        exact = logits.double().log_softmax(-1)
+        assert mine[3][2] == pytest.approx(-(exact.exp() * exact).sum().item(), abs=2e-5)
+    logits[0, 1:] = -torch.inf  # a drafter without doubt
+    assert sampler.favourite(logits)[3] == (1.0, 0.0, 0.0, 1 if mapped else 0, 1.0)
+
+
+class Recorder(BaseStreamer):
+    def __init__(self):
+        self.parts, self.ended = [], 0
+
+    def put(self, value):
+        self.parts.append(value.flatten().tolist())
+
+    def end(self):
+        self.ended += 1
+
+
+class Ends(StoppingCriteria):
+    """A criterion of the user's own, that looks at the text."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.tensor([input_ids.shape[1] >= 20], device=input_ids.device)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Records the calls of the loop."""
+    seen, original = [], chain_decoding.decode_greedily
+
+    def spy(*args, **kwargs):
+        seen.append(kwargs)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(chain_decoding, "decode_greedily", spy)
+    return seen
+
+
+def both(monkeypatch, calls, target, drafter, prompt, **kwargs):
+    """Text, stream and trace of a call by our loop and by transformers'."""
+    results = []
+    for ours in (True, False):
+        streamer = Recorder()
+        with monkeypatch.context() as patch:
+            if not ours:
+                patch.setattr(chain_decoding, "is_plain_greedy", lambda *args, **kwargs: False)
+            before = len(calls)
+            output = target.generate(
+                prompt, assistant_model=drafter, do_sample=False, streamer=streamer, **{"max_new_tokens": 24, **kwargs}
+            )
+        assert (len(calls) > before) == ours
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        cycles = [(c.tokens, c.accepted, c.committed, c.bonus, c.stop, c.source) for c in drafter.last_trace.cycles]
+        results.append((sequences.tolist(), streamer.parts, streamer.ended, cycles))
+    assert results[0] == results[1]
+    return results[0]
+
+
+def drafters(target):
+    return [tiny_eagle3(target), tiny_causal_drafter(target, num_layers=4), LookupDrafter.from_target(target)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "mistral", "qwen3"])
+def test_texts_streams_and_cycles_are_those_of_transformers(family, monkeypatch, calls, prompt):
+    target = tiny_target(family)
+    for drafter in drafters(target):
+        both(monkeypatch, calls, target, drafter, prompt, window="fixed:4")
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("max_new_tokens", [2, 3, 5, 11])
+def test_the_length_cuts_in_the_same_place(kind, max_new_tokens, monkeypatch, calls, prompt):
+    target = tiny_target()
+    drafter = drafters(target)[kind]
+    sequences, *_ = both(monkeypatch, calls, target, drafter, prompt, window="fixed:4", max_new_tokens=max_new_tokens)
+    assert len(sequences[0]) == prompt.shape[1] + max_new_tokens
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_the_end_of_the_text_cuts_in_the_same_place(kind, monkeypatch, calls, prompt):
+    target = tiny_target()
+    drafter = drafters(target)[kind]
+    text = target.generate(prompt, do_sample=False, max_new_tokens=24)[0, prompt.shape[1] :].tolist()
+    for end in sorted(set(text), key=text.index)[:6]:
+        sequences, *_ = both(
+            monkeypatch, calls, target, drafter, prompt, window="fixed:4", eos_token_id=[end, 95], pad_token_id=0
+        )
+        assert sequences[0][prompt.shape[1] :] == text[: text.index(end) + 1]
+
+
+def test_padding_and_position_ids(monkeypatch, calls, prompt):
+    target = tiny_target()
+    padded = torch.nn.functional.pad(prompt, (3, 0), value=1)
+    mask = torch.ones_like(padded)
+    mask[:, :3] = 0
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    alone = target.generate(prompt, do_sample=False, max_new_tokens=24)[0, prompt.shape[1] :].tolist()
+    for drafter in drafters(target):
+        for kwargs in ({"attention_mask": mask}, {"attention_mask": mask, "position_ids": positions}):
+            sequences, *_ = both(monkeypatch, calls, target, drafter, padded, window="fixed:3", **kwargs)
+            assert sequences[0][padded.shape[1] :] == alone
+
+
+def test_criteria_of_the_user(monkeypatch, calls, prompt):
+    target = tiny_target()
+    criteria = StoppingCriteriaList([Ends()])
+    sequences, *_ = both(
+        monkeypatch, calls, target, tiny_eagle3(target), prompt, window="fixed:4", stopping_criteria=criteria
+    )
+    assert 20 <= len(sequences[0]) < 25
+
+
+def test_outputs_as_a_dictionary(monkeypatch, calls, prompt):
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    kwargs = {"max_new_tokens": 12, "return_dict_in_generate": True, "window": "fixed:3"}
+    both(monkeypatch, calls, target, drafter, prompt, **kwargs)
+    output = target.generate(prompt, assistant_model=drafter, do_sample=False, **kwargs)
+    # The last token has not been through the target.
+    assert output.past_key_values.get_seq_length() == output.sequences.shape[1] - 1
+
+
+def test_without_the_hook(monkeypatch, calls, prompt):
+    monkeypatch.setattr(custom_generate, "decode_greedily", chain_decoding.decode_greedily)
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    plain = target.generate(prompt, do_sample=False, max_new_tokens=16)
+    hook.uninstall_hook()
+    try:
+        text = target.generate(
+            prompt, custom_generate=speculative_generate, drafter=drafter, do_sample=False, max_new_tokens=16
+        )
+    finally:
+        hook.install_hook()
+    assert text.tolist() == plain.tolist()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"do_sample": True},
+        {"repetition_penalty": 1.2},
+        {"min_new_tokens": 5, "eos_token_id": 7},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"return_dict_in_generate": True, "output_hidden_states": True},
+        {"inputs_embeds": None},
+    ],
+)
+def test_everything_else_is_left_to_transformers(kwargs, calls, prompt):
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    if "inputs_embeds" in kwargs:
+        kwargs = {"inputs_embeds": target.get_input_embeddings()(prompt).detach()}
+    options = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "window": "fixed:2", **kwargs}
+    target.generate(None if "inputs_embeds" in kwargs else prompt, assistant_model=drafter, **options)
+    assert not calls
