@@ -80,6 +80,24 @@ def test_gemma_norms_become_plain_ones(family):
     torch.testing.assert_close(drafter.norm(hidden), target.model.norm(hidden), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+def test_norms_behind_attention_and_mlp_are_no_norms_before_them(family):
+    target = tiny_target(family, vocab_size=VOCAB)
+    with torch.no_grad():
+        for parameter in target.model.layers[-1].parameters():
+            parameter.uniform_(-0.5, 0.5)
+    layer = target.model.layers[-1]
+    drafter, other = Eagle3Drafter.from_target(target), Eagle3Drafter.from_target(target, initialization="random")
+    hidden = torch.randn(2, 5, 32)
+    mine = drafter.midlayer.post_attention_layernorm(hidden)
+    torch.testing.assert_close(mine, layer.pre_feedforward_layernorm(hidden), rtol=1e-4, atol=1e-4)
+    # What they put out would be normed: it starts random and small.
+    for module, name in (("self_attn", "o_proj"), ("mlp", "down_proj")):
+        weight, random = (getattr(getattr(d.midlayer, module), name).weight for d in (drafter, other))
+        assert 0 < weight.std() < 0.2 * random.std()
+    assert torch.equal(drafter.midlayer.mlp.up_proj.weight, layer.mlp.up_proj.weight)
+
+
 def test_nothing_is_shared_with_the_target():
     target = tiny_target(vocab_size=VOCAB)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
