@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Standard deviation of what is added to the halves that start at zero, so that no unit starts exactly dead.
 _EMBEDDING_HALF_STD = 0.01
+# Where the target norms what attention and MLP put out and the drafter does not, its random weights shrink by this.
+_SMALL = 0.1
 
 
 def drafter_config_for(target: PreTrainedModel, *, draft_vocab_size: int | None = None, **overrides):
@@ -160,14 +162,21 @@ def _copy_from_target(drafter: Eagle3Drafter, target: PreTrainedModel, seed: int
             copied[name] = _copy_rows(hidden_half, theirs)
             if copied[name]:
                 mine[:, : config.hidden_size].normal_(0, _EMBEDDING_HALF_STD, generator=generator)
-        copied["o_proj"] = _copy_rows(
-            drafter.midlayer.self_attn.o_proj.weight, getattr(getattr(attention, "o_proj", None), "weight", None)
-        )
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            copied[name] = _copy_rows(
-                getattr(drafter.midlayer.mlp, name).weight, getattr(getattr(mlp, name, None), "weight", None)
-            )
-        for mine, theirs in (("hidden_norm", "input_layernorm"), ("post_attention_layernorm",) * 2):
+        # Gemma norms what attention and MLP add to the stream, which the drafter does not: there, its own start small.
+        sandwich = hasattr(layer, "pre_feedforward_layernorm")
+        for module, source, name in (
+            (drafter.midlayer.self_attn, attention, "o_proj"),
+            (drafter.midlayer.mlp, mlp, "gate_proj"),
+            (drafter.midlayer.mlp, mlp, "up_proj"),
+            (drafter.midlayer.mlp, mlp, "down_proj"),
+        ):
+            mine = getattr(module, name).weight
+            if sandwich and name in ("o_proj", "down_proj"):
+                mine.mul_(_SMALL)
+                continue
+            copied[name] = _copy_rows(mine, getattr(getattr(source, name, None), "weight", None))
+        before_mlp = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+        for mine, theirs in (("hidden_norm", "input_layernorm"), ("post_attention_layernorm", before_mlp)):
             copied[mine] = _copy_norm(getattr(drafter.midlayer, mine), getattr(layer, theirs, None))
     copied["norm"] = _copy_norm(drafter.norm, getattr(target.get_decoder(), "norm", None))
     left = [name for name, done in copied.items() if not done]

@@ -43,8 +43,9 @@ class FinishArguments:
     holdout: int = field(default=32, metadata={"help": "As in the training, so that the same rows are held out."})
     window: str = field(default="fixed:6", metadata={"help": "Window of the calibration runs."})
     max_new_tokens: int = field(default=96, metadata={"help": "New tokens per calibration prompt."})
-    proposals: str = field(
-        default="drafter", metadata={"help": "What the drafter's own window proposes with: drafter or mixed."}
+    own_window: str = field(
+        default="cost_aware",
+        metadata={"help": "How it decodes unless told otherwise: cost_aware, mixed, mixed_tree..."},
     )
     seed: int = field(default=0, metadata={"help": "As in the training."})
     license: str | None = field(default=None, metadata={"help": "Licence of the drafter, for its card: apache-2.0."})
@@ -136,7 +137,7 @@ def _licences(args: FinishArguments, responses: list[dict | None] | None) -> dic
 def main(args: FinishArguments) -> None:
     """Calibrates a trained drafter and writes the folder to share."""
     dtype = parse_dtype(args.dtype, torch.bfloat16)
-    window = WindowConfig(proposals=args.proposals)
+    window = WindowConfig.parse(args.own_window)
     target, _ = load_target(args.target, dtype=dtype)
     drafter = AutoDrafter.from_pretrained(args.drafter, dtype=dtype)
     drafter.bind_target(target)

@@ -58,7 +58,7 @@ finish() {
     [[ -f $OUT/drafter/provenance.json ]] && return
     # Derived from Gemma: the drafter stands under the Gemma Terms of Use.
     python "$here/../../finish_drafter.py" --target $TARGET --drafter "$OUT/window" --responses "$OUT/responses" \
-        --output_dir "$OUT/drafter" --proposals mixed --holdout "$HOLDOUT" \
+        --output_dir "$OUT/drafter" --own_window mixed --holdout "$HOLDOUT" \
         --max_new_tokens "${FINISH_TOKENS:-64}" --license gemma --target_license gemma --data_license gemma
 }
 

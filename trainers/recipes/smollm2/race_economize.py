@@ -12,7 +12,7 @@
     ppow sft --config trainers/configs/sft_smollm2_cpu.yaml --responses runs/responses --output_dir runs/race/sft \
         --max_seconds 2700 --num_train_epochs 100 --feature_cache_dir runs/race/features \
         --eval_strategy no --load_best_model_at_end false
-    python trainers/finish_drafter.py --drafter runs/race/sft --responses runs/responses --proposals mixed \
+    python trainers/finish_drafter.py --drafter runs/race/sft --responses runs/responses --own_window mixed \
         --output_dir runs/race/same-time
     python trainers/recipes/smollm2/race_economize.py bench --drafter same-time=runs/race/same-time \
         --drafter reference=model_cards/smollm2-135m-instruct-eagle3 \
