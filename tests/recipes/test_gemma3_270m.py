@@ -1,8 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 
 from ppow_hf.scripts.sft_drafter import make_parser
+from tests.recipes.stubbed_commands import run_recipe
 from tests.testing_utils import tiny_target
 
 RECIPE = Path(__file__).parents[2] / "trainers" / "recipes" / "gemma3_270m"
@@ -85,29 +84,8 @@ def test_stage_configs_are_understood(name):
     assert training_args.save_strategy == "steps" and training_args.restore_callback_states_from_checkpoint
 
 
-def run_recipe(folder: Path, *stages: str) -> list[str]:
-    """Runs the script with commands that only note what they were asked for, and leave what the real ones leave."""
-    binaries = folder / "bin"
-    binaries.mkdir(exist_ok=True)
-    for name in ("ppow", "python"):
-        (binaries / name).write_text(
-            '#!/usr/bin/env bash\necho "$(basename "$0") $*" >> calls\nwhile (($#)); do\n'
-            '[[ $1 == --output || $1 == --output_dir ]] && { mkdir -p "$2"; touch "$2"/{config,provenance}.json '
-            '"$2/training_provenance.json"; }\nshift\ndone\n'
-        )
-        (binaries / name).chmod(0o755)
-    (folder / "calls").unlink(missing_ok=True)
-    environment = {
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-        "PROMPTS": "a.jsonl::q b.jsonl",
-        "EVAL": "e.jsonl f.jsonl",
-    }
-    subprocess.run([RECIPE / "run.sh", *stages], cwd=folder, env=environment, check=True, timeout=60)
-    return (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
-
-
 def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path):
-    calls = run_recipe(tmp_path)
+    calls = run_recipe(RECIPE / "run.sh", tmp_path)
     assert [call.split()[1] for call in calls if call.startswith("ppow")] == [
         "data",
         "sft",
@@ -119,5 +97,5 @@ def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path):
     assert "initial_drafter.py" in calls[1] and "finish_drafter.py" in calls[4]
     assert "--drafter runs/gemma/init" in calls[2] and "--drafter runs/gemma/sft" in calls[3]
     assert "--suite e.jsonl --suite f.jsonl" in calls[6]
-    assert run_recipe(tmp_path, *STAGES[:5]) == []
-    assert len(run_recipe(tmp_path, "bench")) == 2  # the stub leaves no cost_model.json
+    assert run_recipe(RECIPE / "run.sh", tmp_path, *STAGES[:5]) == []
+    assert len(run_recipe(RECIPE / "run.sh", tmp_path, "bench")) == 2  # the stub leaves no cost_model.json

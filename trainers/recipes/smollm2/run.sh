@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+#
+# The reference drafter for SmolLM2-135M-Instruct, from nothing to the benchmark. Goes on where it was killed; finished
+# stages are skipped.
+#
+#     PROMPTS="gsm8k_train.jsonl::question code.jsonl sharegpt" EVAL="gsm8k.jsonl humaneval.jsonl mt_bench.jsonl" \
+#         trainers/recipes/smollm2/run.sh [data|sft|second|window|long|finish|bench ...]
+#
+# OUT is the output folder, RESPONSES the folders to train on (OUT/responses), DRAFTER the folder that is published,
+# LIMIT the benchmark's prompts a suite (all). Everything else is in the stages' YAML files.
+set -euo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
+OUT=${OUT:-runs/smollm2}
+DRAFTER=${DRAFTER:-$OUT/drafter}
+METHODS=target,prompt_lookup,fixed:2,fixed:3,fixed:4,fixed:5,fixed:6,fixed:7,fixed:8,cost_aware,lookup,mixed,tree,mixed_tree
+read -r -a responses <<< "${RESPONSES:-$OUT/responses}"
+read -r -a evaluation <<< "${EVAL:?the evaluation files, which are never trained on}"
+
+repeat() { # OPTION VALUE...: the option before every value
+    local option=$1
+    shift
+    for value in "$@"; do printf '%s\n%s\n' "$option" "$value"; done
+}
+
+data() {
+    [[ -f $OUT/responses/provenance.json || -n ${RESPONSES:-} ]] && return
+    local sources exclude
+    read -r -a sources <<< "${PROMPTS:?prompt files or datasets: NAME or NAME::COLUMN}"
+    mapfile -t sources < <(repeat --prompts "${sources[@]}")
+    mapfile -t exclude < <(repeat --exclude "${evaluation[@]}")
+    ppow data "${sources[@]}" "${exclude[@]}" --max-turns 2 --batch-size 48 --output "$OUT/responses"
+}
+
+train() { # STAGE DRAFTER: trains it as STAGE.yaml says
+    [[ -f $OUT/$1/training_provenance.json ]] && return
+    ppow sft --config "$here/$1.yaml" ${2:+--drafter "$2"} --responses "${responses[@]}" --output_dir "$OUT/$1"
+}
+
+sft() { train sft ""; }
+second() { train second "$OUT/sft"; }
+window() { train window "$OUT/second"; }
+long() { train long "$OUT/window"; }
+
+finish() {
+    [[ -f $DRAFTER/provenance.json ]] && return
+    python "$here/../../finish_drafter.py" --drafter "$OUT/long" --responses "${responses[@]}" \
+        --output_dir "$DRAFTER" --own_window "${WINDOW:-mixed_tree}"
+}
+
+bench() {
+    [[ -f $DRAFTER/cost_model.json ]] || ppow calibrate --drafter "$DRAFTER"
+    local suites
+    mapfile -t suites < <(repeat --suite "${evaluation[@]}")
+    ppow bench --drafter "$DRAFTER" "${suites[@]}" --method $METHODS --max-new-tokens 128 \
+        ${LIMIT:+--limit "$LIMIT"} --check-float32 1 --output "$DRAFTER/benchmarks"
+}
+
+for stage in "${@:-data sft second window long finish bench}"; do
+    for name in $stage; do "$name"; done
+done
