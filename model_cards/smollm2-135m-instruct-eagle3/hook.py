@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.utils import logging
 
@@ -49,6 +49,8 @@ _HOOKED = {
         "tokenizer",
     ),
 }
+# Called by the loop of greedy chains, and left as it is.
+_CALLED = {"_update_model_kwargs_for_generation": ("outputs", "model_kwargs", "num_new_tokens")}
 # What `_assisted_decoding` is given besides the target's inputs: of these the first are nothing to loops of our own.
 _ASSISTANTS = frozenset({"assistant_model", "assistant_tokenizer", "tokenizer", "inputs_tensor"})
 _PREPARED = frozenset({"logits_processor", "stopping_criteria", "generation_config", "synced_gpus", "streamer"})
@@ -62,7 +64,7 @@ def check_upstream() -> None:
         RuntimeError: If it has not.
     """
     problems = []
-    for name, arguments in _HOOKED.items():
+    for name, arguments in (_HOOKED | _CALLED).items():
         method = getattr(GenerationMixin, name, None)
         if method is None:
             problems.append(f"`GenerationMixin.{name}` is gone")
@@ -73,6 +75,8 @@ def check_upstream() -> None:
             problems.append(f"`GenerationMixin.{name}` no longer takes {missing}")
     if not hasattr(CandidateGenerator, "requires_model_outputs"):
         problems.append("`CandidateGenerator.requires_model_outputs` is gone")
+    if not hasattr(Cache, "activate_past_recording"):
+        problems.append("`Cache.activate_past_recording` is gone")
     if problems:
         import transformers
 

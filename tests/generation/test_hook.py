@@ -5,7 +5,7 @@ import gc
 
 import pytest
 import torch
-from transformers import GenerationConfig, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin
 
 import ppow_hf
 from ppow_hf.generation import attach, attached, detach, install_hook, is_hook_installed, uninstall_hook
@@ -86,9 +86,17 @@ def test_attached_target_still_serves_other_assistants(without_hook, prompt):
     assert torch.equal(output, plain)
 
 
-def test_a_moved_upstream_is_named(monkeypatch):
-    monkeypatch.delattr(GenerationMixin, "_get_candidate_generator")
-    with pytest.raises(RuntimeError, match="_get_candidate_generator` is gone"):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (GenerationMixin, "_get_candidate_generator"),
+        (GenerationMixin, "_update_model_kwargs_for_generation"),
+        (Cache, "activate_past_recording"),
+    ],
+)
+def test_a_moved_upstream_is_named(monkeypatch, owner, name):
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(RuntimeError, match=f"{owner.__name__}.{name}` is gone"):
         check_upstream()
 
 
