@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .candidate_generator import stored_window
 from .tree_attention import check_tree_target
@@ -15,6 +17,8 @@ from .window_config import WindowConfig
 
 if TYPE_CHECKING:
     from .modeling_drafter import DrafterModel
+
+logger = logging.get_logger(__name__)
 
 # What a target may be given that a pass over a tree can be given, too, or does not need.
 _KNOWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "inputs_embeds", "logits_to_keep"}
@@ -33,6 +37,47 @@ def has_step_tree(drafter: Any) -> bool:
     """Whether a drafter can draft trees: whether its class overrides `step_tree`."""
     base = next((c for c in type(drafter).__mro__ if c.__name__ == "DrafterModel"), None)
     return base is not None and type(drafter).step_tree is not base.step_tree
+
+
+def trees_or_chains(
+    target: PreTrainedModel,
+    drafter: Any,
+    generation_config: GenerationConfig,
+    model_kwargs: dict[str, Any] | None = None,
+    dispatched: bool = True,
+) -> bool:
+    """
+    Whether a call decodes with draft trees. A tree that the call asks for itself must be possible; where only the
+    drafter's own window has one, and it is not, chains are drafted, and a warning says so once.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter.
+        generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call; its `window` is
+            set where chains take the place of trees.
+        model_kwargs (`dict`, *optional*): The target's prepared inputs, once they are known.
+        dispatched (`bool`, *optional*, defaults to `True`): Whether the loop that verifies trees would be reached.
+
+    Raises:
+        ValueError: If the call asks for a tree and cannot have one.
+    """
+    if not wants_tree(drafter, generation_config):
+        return False
+    try:
+        if not dispatched:
+            raise ValueError(
+                "`tree` of the window needs the hook, or `custom_generate`: call `ppow_hf.install_hook()`, or "
+                "`target.generate(**inputs, custom_generate=speculative_generate, drafter=drafter)`."
+            )
+        check_tree_call(target, drafter, generation_config)
+        check_inputs(model_kwargs or {})
+    except ValueError as error:
+        if getattr(generation_config, "window", None) is not None:
+            raise
+        logger.warning_once(f"Chains are drafted in place of the trees of this drafter's own window. {error}")
+        generation_config.window = replace(stored_window(drafter), tree=None)
+        return False
+    return True
 
 
 def check_tree_call(target: PreTrainedModel, drafter: DrafterModel, generation_config: GenerationConfig) -> None:

@@ -13,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from .chain_decoding import decode_greedily, is_plain_greedy
 from .hook import attached, check_drafter_call, has_own_generator
 from .key_sharing import shared_keys
-from .tree_checks import wants_tree
+from .tree_checks import trees_or_chains
 from .tree_decoding import decode_with_trees
 from .window_config import WindowConfig
 
@@ -79,7 +79,7 @@ def speculative_generate(
         **model_kwargs,
     }
     with shared_keys(model.device):
-        if wants_tree(drafter, generation_config):
+        if trees_or_chains(model, drafter, generation_config, model_kwargs):
             return decode_with_trees(model, input_ids, drafter=drafter, **call)
         if is_plain_greedy(model, drafter, logits_processor, generation_config, model_kwargs):
             return decode_greedily(model, input_ids, drafter=drafter, **call)

@@ -108,8 +108,9 @@ def _wrap_validate_generation_mode(original):
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         assistant = generation_mode_kwargs.get("assistant_model")
         if has_own_generator(assistant):
-            check_drafter_call(self, assistant, generation_config)
-            _check_tree_dispatch(self, assistant, generation_config)
+            # The loop that verifies trees is reached through the class, never through one attached target.
+            dispatched = hasattr(type(self)._assisted_decoding, _MARKER)
+            check_drafter_call(self, assistant, generation_config, dispatched)
         elif getattr(generation_config, "window", None) is not None:
             raise ValueError(
                 "`window` was given, but `assistant_model` is not a ppow-hf drafter: pass `assistant_model=drafter`, "
@@ -127,14 +128,14 @@ def _wrap_assisted_decoding(original):
         if has_own_generator(drafter):
             from .chain_decoding import decode_greedily, is_plain_greedy
             from .key_sharing import shared_keys
-            from .tree_checks import wants_tree
+            from .tree_checks import trees_or_chains
             from .tree_decoding import decode_with_trees
 
             own = {name: value for name, value in kwargs.items() if name not in _ASSISTANTS}
+            model_kwargs = {name: value for name, value in own.items() if name not in _PREPARED}
             with shared_keys(self.device):
-                if wants_tree(drafter, config):
+                if trees_or_chains(self, drafter, config, model_kwargs):
                     return decode_with_trees(self, input_ids, *args, drafter=drafter, **own)
-                model_kwargs = {name: value for name, value in own.items() if name not in _PREPARED}
                 processors = kwargs.get("logits_processor")
                 synced = bool(kwargs.get("synced_gpus"))
                 if not args and is_plain_greedy(self, drafter, processors, config, model_kwargs, synced):
@@ -155,18 +156,9 @@ _WRAPPERS = {
 _OF_THE_CLASS = ("_assisted_decoding",)
 
 
-def _check_tree_dispatch(target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig) -> None:
-    """Refuses trees where the loop that verifies them would not be reached."""
-    from .tree_checks import wants_tree
-
-    if wants_tree(drafter, generation_config) and not hasattr(type(target)._assisted_decoding, _MARKER):
-        raise ValueError(
-            "`tree` of the window needs the hook, or `custom_generate`: call `ppow_hf.install_hook()`, or "
-            "`target.generate(**inputs, custom_generate=speculative_generate, drafter=drafter)`."
-        )
-
-
-def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig) -> None:
+def check_drafter_call(
+    target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig, dispatched: bool = True
+) -> None:
     """
     Refuses, before any work is done, what speculative decoding with this drafter cannot do.
 
@@ -174,6 +166,8 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
         target ([`~transformers.PreTrainedModel`]): The target.
         drafter ([`DrafterModel`]): The drafter.
         generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call.
+        dispatched (`bool`, *optional*, defaults to `True`): Whether the loop that verifies draft trees would be
+            reached.
 
     Raises:
         ValueError: Naming the argument and the remedy.
@@ -203,12 +197,11 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
         raise ValueError(
             f"The drafter is on {device}, but the target is on {target.device}. Move it: `drafter.to(target.device)`."
         )
-    from .tree_checks import check_tree_call, wants_tree
+    from .tree_checks import trees_or_chains
     from .window_config import WindowConfig
 
     WindowConfig.coerce(getattr(config, "window", None))
-    if wants_tree(drafter, config):
-        check_tree_call(target, drafter, config)
+    trees_or_chains(target, drafter, config, dispatched=dispatched)
 
 
 def install_hook() -> None:

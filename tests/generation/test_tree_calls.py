@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin
 
-from ppow_hf import AutoDrafter, WindowConfig
+from ppow_hf import AutoDrafter, WindowConfig, speculative_generate
+from ppow_hf.generation import attach, install_hook, tree_checks, uninstall_hook
 from ppow_hf.generation.hook import _MARKER, check_upstream
 from tests.generation.test_tree_decoding import FIXED
 from tests.testing_utils import tiny_causal_drafter, tiny_target
@@ -106,3 +107,46 @@ def test_chains_and_other_assistants_keep_transformers_loop(prompt):
     drafter = tiny_causal_drafter(target)
     target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=12, do_sample=False)
     assert all(cycle.parents == [] and cycle.depth == 0 for cycle in drafter.last_trace.cycles)
+
+
+CALLS = {
+    "sliding window": ("mistral", {}),
+    "unknown input": ("gpt2", {"token_type_ids": True}),
+    "custom_generate": ("mistral", {"custom_generate": speculative_generate}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_where_only_the_drafters_own_window_has_a_tree_chains_take_its_place(prompt, name, caplog):
+    family, options = CALLS[name]
+    options = dict(options)
+    target = tiny_target(family)
+    drafter = tiny_causal_drafter(target)
+    drafter.generation_config.window = FIXED
+    if "token_type_ids" in options:
+        options["token_type_ids"] = torch.zeros_like(prompt)
+    plain = {key: value for key, value in options.items() if key != "custom_generate"}
+    call = {**options, "drafter" if "custom_generate" in options else "assistant_model": drafter}
+    shared = {"max_new_tokens": 10, "do_sample": False}
+    expected = target.generate(prompt, **plain, **shared)
+    tree_checks.logger.warning_once.cache_clear()
+    found = target.generate(prompt, **call, **shared)
+    assert torch.equal(expected, found)
+    assert drafter.last_trace.window["tree"] is None and drafter.last_trace.window["policy"] == "fixed"
+    assert drafter.generation_config.window == FIXED
+    assert "Chains are drafted in place of the trees" in caplog.text
+
+
+def test_chains_where_one_target_is_attached(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    drafter.generation_config.window = FIXED
+    uninstall_hook()
+    try:
+        attach(target)
+        expected = target.generate(prompt, max_new_tokens=10, do_sample=False)
+        found = target.generate(prompt, assistant_model=drafter, max_new_tokens=10, do_sample=False)
+        assert torch.equal(expected, found) and drafter.last_trace.window["tree"] is None
+        refuse(target, drafter, prompt, "`tree` of the window needs the hook")
+    finally:
+        install_hook()
