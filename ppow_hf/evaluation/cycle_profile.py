@@ -19,11 +19,12 @@ from transformers import DynamicCache, PreTrainedModel, StoppingCriteriaList
 
 from ..drafters import DrafterModel, Eagle3Drafter, eagle3_step
 from ..drafters.growing_cache import GrowingLayer
-from ..generation import CostModel, DraftSampler, LookupProposer, PPOWCandidateGenerator
+from ..generation import CostModel, DraftSampler, LookupProposer, PPOWCandidateGenerator, WindowConfig
 from ..generation import candidate_generator as generator_module
 from ..generation import chain_decoding as chain_module
+from ..generation.candidate_generator import stored_window
 
-DRAFT, VERIFY, OURS, THEIRS = "draft", "verify", "other: ours", "other: transformers"
+DRAFT, VERIFY, OURS, THEIRS, LOOP = "draft", "verify", "other: ours", "other: transformers", "other"
 REST = "Python, dispatch and the rest"
 _RANGE = "ppow_draft"
 # Module names of a drafter, by the end of their path, and what part of a draft step they are.
@@ -71,7 +72,7 @@ class CycleProfile:
         """`(phase, part, milliseconds per cycle, share of the cycle)` of every part, longest first in its phase."""
         total = sum(sum(parts.values()) for parts in self.parts.values())
         rows = []
-        for phase in (DRAFT, VERIFY, OURS, THEIRS):
+        for phase in (DRAFT, VERIFY, OURS, THEIRS, LOOP):
             for part, seconds in sorted(self.parts.get(phase, {}).items(), key=lambda item: -item[1]):
                 rows.append((phase, part, 1000 * seconds / max(self.cycles, 1), seconds / total if total else 0.0))
         return rows
@@ -180,10 +181,12 @@ def profile_cycles(
         [`CycleProfile`].
 
     Raises:
-        ValueError: If there is no prompt, or nothing was drafted.
+        ValueError: If there is no prompt, the window is a tree, or nothing was drafted.
     """
     if not prompts:
         raise ValueError("`prompts` is empty: give at least one.")
+    if WindowConfig.coerce(generate_kwargs.get("window"), stored_window(drafter)).tree is not None:
+        raise ValueError("`window` drafts trees, whose parts are not told apart: profile `cost_aware` or `mixed`.")
     result = CycleProfile(cost=CostModel.measure(target, drafter))
     options = {"do_sample": False, **generate_kwargs}
 
@@ -206,7 +209,7 @@ def profile_cycles(
         _watch_generation(stack, watch, target)
         _watch_drafter(stack, watch, drafter)
         for inputs in prompts:
-            with watch.timing(THEIRS, "the loop and everything else"):
+            with watch.timing(LOOP, "the loops of both and everything else"):
                 decode(inputs)
     parts: dict[str, dict[str, float]] = defaultdict(dict)
     for (phase, part), value in watch.seconds.items():

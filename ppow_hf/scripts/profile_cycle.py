@@ -23,7 +23,7 @@ from transformers import set_seed
 
 from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
-from ppow_hf.evaluation.cycle_profile import DRAFT, OURS, THEIRS, CycleProfile, profile_cycles, profile_tables
+from ppow_hf.evaluation.cycle_profile import DRAFT, LOOP, OURS, THEIRS, CycleProfile, profile_cycles, profile_tables
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.quickstart import reference_drafter_path
@@ -31,7 +31,7 @@ from ppow_hf.scripts.command_line import run
 from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.targets import DEFAULT_TARGET, load_target
 
-_COLORS = {DRAFT: "#0072B2", OURS: "#D55E00", THEIRS: "#999999"}
+_COLORS = {DRAFT: "#0072B2", OURS: "#D55E00", THEIRS: "#999999", LOOP: "#CCCCCC"}
 
 
 def write_profile(result: CycleProfile, output: Path, arguments: dict[str, Any], device: torch.device) -> None:
@@ -79,7 +79,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     target: Annotated[str, typer.Option(help="Target: a Hub id, a folder, or an embedded one.")] = DEFAULT_TARGET,
     drafter: Annotated[str | None, typer.Option(help="Drafter. Default: the reference drafter.")] = None,
-    window: Annotated[str | None, typer.Option(help="Window. Default: the drafter's own.")] = None,
+    window: Annotated[str, typer.Option(help="Window: a chain.")] = "cost_aware",
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.", min=0.0)] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="New tokens per prompt.", min=2)] = 64,
     limit: Annotated[int, typer.Option(help="Prompts.", min=1)] = 4,
@@ -93,9 +93,9 @@ def main(
     target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
     drafter_model = AutoDrafter.from_pretrained(drafter or reference_drafter_path(), dtype=target_model.dtype)
     drafter_model = drafter_model.to(target_model.device)
-    options = {"do_sample": temperature > 0, **({"temperature": temperature} if temperature > 0 else {})}
-    if window is not None:
-        options["window"] = window
+    options = {"window": window, "do_sample": temperature > 0}
+    if temperature > 0:
+        options["temperature"] = temperature
     set_seed(seed)
     result = profile_cycles(
         target_model,

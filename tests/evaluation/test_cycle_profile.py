@@ -125,6 +125,8 @@ def test_nothing_to_profile_is_refused():
     target = tiny_target()
     with pytest.raises(ValueError, match="`prompts` is empty"):
         profile_cycles(target, tiny_eagle3(target), [])
+    with pytest.raises(ValueError, match="`window` drafts trees"):
+        profile_cycles(target, tiny_eagle3(target), PROMPTS, window="tree:4")
     with pytest.raises(ValueError, match="`max_new_tokens`=1"):
         profile_cycles(target, tiny_eagle3(target), PROMPTS, max_new_tokens=1)
 
