@@ -11,9 +11,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from .markdown import NOTHING, environment_list, number, percent, table, times
 from .methods import PLAIN
-from .plots import BLUE, GREEN, INK, ORANGE, VERMILION, _method_colors, _save, _style
-from .report import NOTHING, _environment, _number, _percent, _table, _times
+from .plots import BLUE, GREEN, INK, ORANGE, VERMILION, _method_colors, _style, save_figure
 
 MIB = 1024 * 1024
 LENGTH_IMAGE, WINDOW_IMAGE = "growth_length.png", "growth_window.png"
@@ -44,10 +44,10 @@ def write_growth_report(results: dict[str, Any], output_dir: str | os.PathLike, 
     images = []
     if plots:
         images.append(LENGTH_IMAGE)
-        _save(_length_figure(results), output_dir / LENGTH_IMAGE)
+        save_figure(_length_figure(results), output_dir / LENGTH_IMAGE)
         if _rows(results, "window"):
             images.append(WINDOW_IMAGE)
-            _save(_window_figure(results), output_dir / WINDOW_IMAGE)
+            save_figure(_window_figure(results), output_dir / WINDOW_IMAGE)
     temporary = output_dir / ".growth.md.tmp"
     temporary.write_text(render_growth_report(results, images), encoding="utf-8")
     os.replace(temporary, output_dir / "growth.md")
@@ -68,7 +68,7 @@ def render_growth_report(results: dict[str, Any], images: Sequence[str] = ()) ->
         "The drafter takes in the prompt behind the first token; that is part of the speed above.",
         _by_length(by_length, lambda row: _milliseconds(row["first_seconds"])),
         "### Whole call, relative to plain `generate`",
-        _by_length(by_length, lambda row: _times(row["speedup_call"])),
+        _by_length(by_length, lambda row: times(row["speedup_call"])),
         "### Peak memory of a call, MiB above the models",
         _by_length(by_length, lambda row: _mebibytes(row["peak_bytes"])),
         "### Caches at the end of a call, MiB",
@@ -86,7 +86,7 @@ def render_growth_report(results: dict[str, Any], images: Sequence[str] = ()) ->
         if WINDOW_IMAGE in images:
             parts.append(f"![Speed and time per cycle against window size]({WINDOW_IMAGE})")
         parts.append(_window_table(by_window))
-    parts += ["## Environment", _environment(results["environment"])]
+    parts += ["## Environment", environment_list(results["environment"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -116,7 +116,7 @@ def _by_length(rows: Sequence[dict[str, Any]], cell: Callable[[dict[str, Any]], 
     lengths = list(dict.fromkeys(row["length"] for row in rows))
     found = {(row["method"], row["length"]): row for row in rows}
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    return _table(
+    return table(
         ["prompt tokens", *(f"`{method}`" for method in methods)],
         [[str(length), *(cell(found[method, length]) for method in methods)] for length in lengths],
     )
@@ -130,17 +130,17 @@ def _cycle_text() -> str:
 
 
 def _cycle_table(rows: Sequence[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         ["method", "prompt tokens", "tau", "window", "first cycle, drafter", "draft", "verify", "own work", "share"],
         [
             [
                 f"`{row['method']}`",
                 str(row["length"]),
-                _number(row["acceptance_length"]),
-                _number(row["mean_window"]),
+                number(row["acceptance_length"]),
+                number(row["mean_window"]),
                 _milliseconds(row["prompt_draft"]),
                 *(_milliseconds(row["cycle"][phase], 2) for phase in ("draft", "verify", "other")),
-                _percent(row["draft_share"], 1),
+                percent(row["draft_share"], 1),
             ]
             for method in dict.fromkeys(row["method"] for row in rows)
             for row in rows
@@ -162,14 +162,14 @@ def _exponent_table(results: dict[str, Any]) -> str:
     methods = results["arguments"]["methods"]
     found = {(entry["method"], entry["quantity"]): entry["exponent"] for entry in results["exponents"]}
     quantities = [name for name in _QUANTITY_TITLES if any((method, name) in found for method in methods)]
-    return _table(
+    return table(
         ["cost", *(f"`{method}`" for method in methods)],
-        [[_QUANTITY_TITLES[name], *(_number(found.get((method, name))) for method in methods)] for name in quantities],
+        [[_QUANTITY_TITLES[name], *(number(found.get((method, name))) for method in methods)] for name in quantities],
     )
 
 
 def _window_table(rows: Sequence[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         [
             "window",
             "tokens/s",
@@ -184,9 +184,9 @@ def _window_table(rows: Sequence[dict[str, Any]]) -> str:
         [
             [
                 f"`{row['method']}`",
-                _number(row["tokens_per_second"], 1),
-                _times(row["speedup"]),
-                _number(row["acceptance_length"]),
+                number(row["tokens_per_second"], 1),
+                times(row["speedup"]),
+                number(row["acceptance_length"]),
                 *(
                     _milliseconds(row["cycle"][phase], 2) if row["cycle"] else NOTHING
                     for phase in ("draft", "verify", "other")
@@ -200,16 +200,16 @@ def _window_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _speed(row: dict[str, Any], ratio: str) -> str:
-    speed = _number(row["tokens_per_second"], 1)
-    return speed if row["method"] == PLAIN else f"{speed} ({_times(row[ratio])})"
+    speed = number(row["tokens_per_second"], 1)
+    return speed if row["method"] == PLAIN else f"{speed} ({times(row[ratio])})"
 
 
 def _milliseconds(seconds: float | None, digits: int = 0) -> str:
-    return _number(None if seconds is None else 1000 * seconds, digits)
+    return number(None if seconds is None else 1000 * seconds, digits)
 
 
 def _mebibytes(value: int | None, digits: int = 0) -> str:
-    return _number(None if value is None else value / MIB, digits)
+    return number(None if value is None else value / MIB, digits)
 
 
 # ---- pictures ------------------------------------------------------------------------------------------------------

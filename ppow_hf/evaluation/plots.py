@@ -56,14 +56,15 @@ def write_plots(results: dict[str, Any], output_dir: str | os.PathLike) -> dict[
     """
     output_dir = Path(output_dir)
     images = {"speedup": "speedup.png"}
-    _save(_speedup_figure(results), output_dir / images["speedup"])
+    save_figure(_speedup_figure(results), output_dir / images["speedup"])
     if results.get("trace"):
         images["window"] = "window.png"
-        _save(_window_figure(results["trace"]), output_dir / images["window"])
+        save_figure(_window_figure(results["trace"]), output_dir / images["window"])
     return images
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture so that it is never there in part."""
     FigureCanvasAgg(figure)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=130, format="png", facecolor="white")

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .markdown import NOTHING, environment_list, interval, number, percent, table, times
 from .methods import PLAIN
-
-NOTHING = "-"
 
 
 def write_report(results: dict[str, Any], path: str | os.PathLike, images: dict[str, str] | None = None) -> None:
@@ -61,7 +60,7 @@ def render_report(results: dict[str, Any], images: dict[str, str] | None = None)
         parts += ["## Calibration of the acceptance estimate", *_calibration(results)]
     if results.get("trace") and "window" in images:
         parts += ["## One generation", _trace_text(results["trace"]), f"![Window and divergence]({images['window']})"]
-    parts += ["## Environment", _environment(results["environment"])]
+    parts += ["## Environment", environment_list(results["environment"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,9 +77,9 @@ def _introduction(results: dict[str, Any]) -> str:
         if entry["method"] == "cost_aware":
             mode = "greedy" if entry["temperature"] == 0 else f"temperature {entry['temperature']:g}"
             lines.append(
-                f"`cost_aware` ({mode}): {_times(entry['speedup'])} the speed of plain `generate` on the mean over "
+                f"`cost_aware` ({mode}): {times(entry['speedup'])} the speed of plain `generate` on the mean over "
                 f"{entry['suites']} suite(s) and {entry['num_prompts']} prompts, acceptance length "
-                f"{_number(entry['acceptance_length'])}."
+                f"{number(entry['acceptance_length'])}."
             )
     return "\n\n".join(lines)
 
@@ -126,7 +125,7 @@ def _protocol(results: dict[str, Any]) -> str:
 def _suite_caption(rows: Sequence[dict[str, Any]]) -> str:
     plain = next(row for row in rows if row["method"] == PLAIN)
     return (
-        f"{plain['num_prompts']} prompts; plain `generate`: {_number(plain['tokens_per_second'], 1)} tokens/s over "
+        f"{plain['num_prompts']} prompts; plain `generate`: {number(plain['tokens_per_second'], 1)} tokens/s over "
         f"{plain['new_tokens']} new tokens."
     )
 
@@ -144,19 +143,19 @@ def _suite_table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         line = [
             f"`{row['method']}`",
-            _number(row["tokens_per_second"], 1),
-            _times(row["speedup"]) + _interval(row["speedup_interval"]),
-            _times(row["predicted_speedup"]),
-            _number(row["acceptance_length"]) + _interval(row["acceptance_length_interval"]),
-            _number(row["mean_window"]),
-            _number(row["acceptance_rate"]),
+            number(row["tokens_per_second"], 1),
+            times(row["speedup"]) + interval(row["speedup_interval"]),
+            times(row["predicted_speedup"]),
+            number(row["acceptance_length"]) + interval(row["acceptance_length_interval"]),
+            number(row["mean_window"]),
+            number(row["acceptance_rate"]),
         ]
         if show_lossless:
-            line.append(_percent(row["lossless"]))
+            line.append(percent(row["lossless"]))
         if show_float32:
-            line.append(_percent(row["lossless_float32"]))
+            line.append(percent(row["lossless_float32"]))
         lines.append(line)
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def _summary_table(results: dict[str, Any], temperature: float) -> str:
@@ -166,17 +165,17 @@ def _summary_table(results: dict[str, Any], temperature: float) -> str:
     if results["arguments"]["dtype"] == "float32":
         del shares["lossless_float32"]
     shares = {name: title for name, title in shares.items() if any(entry[name] is not None for entry in entries)}
-    return _table(
+    return table(
         [*header, *shares.values()],
         [
             [
                 f"`{entry['method']}`",
-                _times(entry["speedup"]),
-                _times(entry["predicted_speedup"]),
-                _number(entry["acceptance_length"]),
-                _number(entry["mean_window"]),
-                _number(entry["acceptance_rate"]),
-                *(_percent(entry[name]) for name in shares),
+                times(entry["speedup"]),
+                times(entry["predicted_speedup"]),
+                number(entry["acceptance_length"]),
+                number(entry["mean_window"]),
+                number(entry["acceptance_rate"]),
+                *(percent(entry[name]) for name in shares),
             ]
             for entry in entries
         ],
@@ -191,15 +190,15 @@ def _comparison_text(comparison: Sequence[dict[str, Any]]) -> str:
 
 
 def _comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
-    return _table(
+    return table(
         ["suite", comparison[0]["method"], "best fixed", "its speedup", "ratio"],
         [
             [
                 row["suite"] or "mean over suites",
-                _times(row["speedup"]),
+                times(row["speedup"]),
                 f"`{row['best_fixed']}`",
-                _times(row["best_fixed_speedup"]),
-                _number(row["ratio"], 3),
+                times(row["best_fixed_speedup"]),
+                number(row["ratio"], 3),
             ]
             for row in comparison
         ],
@@ -235,16 +234,16 @@ def _oracle_table(oracle: dict[str, Any]) -> str:
                 [
                     suite or "mean over suites",
                     f"{name} (best fixed)" if row is best else name,
-                    _times(row["speedup"]) + _interval(row["speedup_interval"]),
-                    _number(row["share_of_oracle"], 3),
-                    _number(row["acceptance_length"]),
-                    _number(row["mean_window"]),
-                    _times(row["speedup_with_prompt"]),
-                    _times(row["measured"]),
+                    times(row["speedup"]) + interval(row["speedup_interval"]),
+                    number(row["share_of_oracle"], 3),
+                    number(row["acceptance_length"]),
+                    number(row["mean_window"]),
+                    times(row["speedup_with_prompt"]),
+                    times(row["measured"]),
                 ]
             )
     header = ["suite", "windows", "speedup", "of the oracle's", "tau", "window", "with the prompt", "measured"]
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def _time_text(results: dict[str, Any]) -> str:
@@ -256,23 +255,23 @@ def _time_text(results: dict[str, Any]) -> str:
     )
     cost = results["cost_model"]
     if cost is not None:
-        text += f" Measured cost of one draft step: {_number(cost['gamma'], 3)} of a plain target step"
+        text += f" Measured cost of one draft step: {number(cost['gamma'], 3)} of a plain target step"
         curve = cost["verify_curve"]
         if len(curve) > 1:
-            text += f"; of verifying {len(curve) - 1} draft tokens: {_number(curve[-1])}"
+            text += f"; of verifying {len(curve) - 1} draft tokens: {number(curve[-1])}"
         text += "."
     return text
 
 
 def _time_table(results: dict[str, Any], temperature: float) -> str:
-    return _table(
+    return table(
         ["suite", "method", "prefill", "draft", "verify", "other", "own work"],
         [
             [
                 row["suite"],
                 f"`{row['method']}`",
-                *(_number(row["seconds"][phase], 2) for phase in ("prefill", "draft", "verify", "other")),
-                _percent(row["cycle_overhead_share"], 1),
+                *(number(row["seconds"][phase], 2) for phase in ("prefill", "draft", "verify", "other")),
+                percent(row["cycle_overhead_share"], 1),
             ]
             for row in results["results"]
             if row["temperature"] == temperature
@@ -287,7 +286,7 @@ def _calibration(results: dict[str, Any]) -> list[str]:
         "drafter's raw probability of its favourite token, against what happened. The Brier score is the mean "
         "squared error (lower is better), the calibration error the mean distance between prediction and outcome "
         "over the bins.",
-        _table(
+        table(
             [
                 "method",
                 "temperature",
@@ -303,9 +302,9 @@ def _calibration(results: dict[str, Any]) -> list[str]:
                     f"`{row['method']}`",
                     f"{row['temperature']:g}",
                     str(row["draft_tokens"]),
-                    _number(row["accepted"]),
+                    number(row["accepted"]),
                     *(
-                        _number(row[name][figure] if row[name] else None, 4)
+                        number(row[name][figure] if row[name] else None, 4)
                         for figure in ("brier", "calibration_error")
                         for name in ("estimate", "confidence")
                     ),
@@ -325,9 +324,9 @@ def _calibration(results: dict[str, Any]) -> list[str]:
         bins = [chosen[name]["bins"][index] for name in columns]
         line = [f"{bins[0]['low']:g} to {bins[0]['high']:g}"]
         for entry in bins:
-            line += [str(entry["count"]), _number(entry["predicted"]), _number(entry["accepted"])]
+            line += [str(entry["count"]), number(entry["predicted"]), number(entry["accepted"])]
         lines.append(line)
-    parts.append(_table(header, lines))
+    parts.append(table(header, lines))
     return parts
 
 
@@ -337,39 +336,3 @@ def _trace_text(trace: dict[str, Any]) -> str:
         f"divergence between drafter and target, and the windows of `{trace['fixed']['method']}` on the same prompt. "
         "A cell is a token: accepted, the target's own bonus token, or drafted in vain."
     )
-
-
-def _environment(environment: dict[str, Any]) -> str:
-    support = environment["dtype_support"]
-    dtypes = [name for name in ("bfloat16", "float16") if support[name]]
-    lines = [
-        f"- device: {environment['device']} ({environment['device_name']})",
-        f"- CPU: {environment['cpu']}, {environment['cpu_cores']} cores available, {environment['torch_threads']} "
-        "torch threads",
-        f"- dtypes that run: float32{''.join(', ' + name for name in dtypes)}; CPU instructions: "
-        f"{', '.join(support['cpu_instructions']) or 'none of the listed'}",
-        f"- platform: {environment['platform']}",
-        "- versions: " + ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
-    ]
-    return "\n".join(lines)
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return NOTHING if value is None else f"{value:.{digits}f}"
-
-
-def _times(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}x"
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return NOTHING if value is None else f"{100 * value:.{digits}f}%"
-
-
-def _interval(value: Sequence[float] | None) -> str:
-    return "" if value is None else f" [{value[0]:.2f}, {value[1]:.2f}]"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    left = ["---" if index == 0 else "---:" for index in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, left, *lines])

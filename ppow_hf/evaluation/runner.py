@@ -57,7 +57,7 @@ class BenchmarkRunner:
         with bar:
             for index, temperature, example in todo:
                 bar.set_postfix_str(f"{example.suite} {example.id}", refresh=True)
-                runs = self._run_example(example, temperature, rotation=index)
+                runs = self.run_example(example, temperature, rotation=index)
                 plain = runs[PLAIN]
                 self.log.append(
                     {
@@ -75,7 +75,7 @@ class BenchmarkRunner:
         records = {(r["suite"], r["id"]): r for r in self.log.records if r["kind"] == "float32"}
         todo = [example for example in examples if (example.suite, example.id) not in records]
         for example in tqdm(todo, desc="float32 check", unit="prompt", disable=not self.progress or not todo):
-            runs = self._run_example(example, 0.0, rotation=0)
+            runs = self.run_example(example, 0.0)
             record = {
                 "kind": "float32",
                 "suite": example.suite,
@@ -141,7 +141,7 @@ class BenchmarkRunner:
         for method, temperature in tqdm(jobs, desc="warm-up", unit="method", leave=False, disable=not self.progress):
             self._generate(method, ids, temperature, example, 0, min(WARMUP_TOKENS, self.max_new_tokens))
 
-    def _run_example(self, example: Example, temperature: float, rotation: int) -> dict[str, list[Generation]]:
+    def run_example(self, example: Example, temperature: float, rotation: int = 0) -> dict[str, list[Generation]]:
         """All methods on all turns; one [`Generation`] per turn. The history is plain `generate`'s."""
         runs: dict[str, list[Generation]] = {method.name: [] for method in self.methods}
         start = rotation % len(self.methods)
@@ -157,7 +157,6 @@ class BenchmarkRunner:
         return runs
 
     def _generate(self, method, ids, temperature, example, turn, max_new_tokens=None) -> Generation:
-        pad = self.tokenizer.pad_token_id
         return measure_generation(
             method,
             self.target,
@@ -167,11 +166,16 @@ class BenchmarkRunner:
             max_new_tokens=max_new_tokens or self.max_new_tokens,
             temperature=temperature,
             seed=generation_seed(self.seed, temperature, example.suite, example.id, turn),
-            pad_token_id=pad if pad is not None else self.tokenizer.eos_token_id,
+            pad_token_id=padding_token(self.tokenizer),
         )
 
     def _encode(self, messages: list[dict[str, str]]) -> torch.LongTensor:
         return encode_messages(self.tokenizer, messages, self.target.device)
+
+
+def padding_token(tokenizer) -> int | None:
+    """The token that `generate` is given to pad with: the end of text where the tokenizer has none of its own."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
 def encode_messages(tokenizer, messages: list[dict[str, str]], device: torch.device) -> torch.LongTensor:

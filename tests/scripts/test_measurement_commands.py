@@ -1,13 +1,13 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""`python -m ppow_hf.scripts.cost_growth` and `.oracle_line`, on models from folders."""
+"""`python -m ppow_hf.scripts.cost_growth`, `.oracle_line` and `.check_lossless`, on models from folders."""
 
 import json
 import sys
 
 import pytest
 
-from ppow_hf.scripts import cost_growth, oracle_line
+from ppow_hf.scripts import check_lossless, cost_growth, oracle_line
 from ppow_hf.scripts.command_line import run
 from tests.evaluation.bench_utils import EXAMPLES, bench, byte_tokenizer, tiny_models
 
@@ -72,3 +72,17 @@ def test_errors_end_in_one_line(tmp_path, monkeypatch, capsys):
 def test_numbers():
     assert cost_growth._numbers("--windows", "1,3-5,9") == [1, 3, 4, 5, 9]
     assert cost_growth._numbers("--windows", "none") == []
+
+
+def test_lossless_from_the_command_line(folders, tmp_path, monkeypatch, capsys):
+    suite = tmp_path / "short.jsonl"
+    rows = [{"id": e.id, "suite": e.suite, "turns": list(e.turns)} for e in EXAMPLES]
+    suite.write_text("\n".join(map(json.dumps, rows)))
+    options = ["--suite", suite, "--target", folders / "target", "--drafter", folders / "drafter"]
+    options += ["--method", "fixed:2,tree", "--max-new-tokens", "6", "--output", tmp_path / "out", "--parts", "2"]
+    assert call(monkeypatch, check_lossless.main, *options, "--part", "1") == 0
+    assert "other parts are not" in capsys.readouterr().out
+    assert call(monkeypatch, check_lossless.main, *options, "--part", "2") == 0
+    assert "| `tree` | 3 of 3 | 2 of 2 | 100.0% |" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "lossless.json").read_text())
+    assert content["arguments"]["drafter"] == "drafter" and content["arguments"]["methods"][0] == "target"

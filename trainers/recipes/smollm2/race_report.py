@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ppow_hf.evaluation.aggregate import BOOTSTRAP, bootstrap_interval, result_row, summarize
+from ppow_hf.evaluation.markdown import interval, table
 from ppow_hf.evaluation.methods import PLAIN
+from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.evaluation.report import render_report
 
 PEER_PREFIX = "economize/"
@@ -125,7 +126,7 @@ def render_race(results: Mapping[str, Any], image: str | None = None) -> str:
         "on the same prompts, over the same weights of the target; its drafters were trained by its own objectives "
         "and loop on the same responses.",
         "## Training",
-        _table(
+        table(
             ["drafter", "of", "training seconds", "steps", "response tokens seen", "learning rate"],
             [[f"`{name}`", *_training_cells(facts)] for name, facts in training.items()],
         ),
@@ -145,7 +146,7 @@ def _head_to_head_part(results: Mapping[str, Any]) -> list[str]:
         "Speedup over plain `generate`. Ours is one method, chosen before; economize's is the best of all its "
         "methods, picked afterwards for every line. Brackets: "
         f"{100 * results['bootstrap']['level']:g}% interval of the ratio, bootstrap over prompts.",
-        _table(
+        table(
             ["suite", "ours", "speedup", "economize's best", "speedup", "ratio"],
             [
                 [
@@ -154,7 +155,7 @@ def _head_to_head_part(results: Mapping[str, Any]) -> list[str]:
                     f"{line['speedup']:.2f}x",
                     f"`{line['theirs'].removeprefix(PEER_PREFIX)}`",
                     f"{line['peer_speedup']:.2f}x",
-                    f"{line['ratio']:.2f}{_interval(line['ratio_interval'])}",
+                    f"{line['ratio']:.2f}{interval(line['ratio_interval'])}",
                 ]
                 for line in results["race"]
             ],
@@ -171,15 +172,6 @@ def _training_cells(facts: Mapping[str, Any]) -> list[str]:
     return [facts["of"], cell("seconds"), cell("steps"), cell("response_tokens"), "-" if rate is None else f"{rate:g}"]
 
 
-def _interval(value: Sequence[float] | None) -> str:
-    return "" if value is None else f" [{value[0]:.2f}, {value[1]:.2f}]"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    left = ["---" if index == 0 else "---:" for index in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, left, *lines])
-
-
 def draw_race(results: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Horizontal bars with intervals: a panel per suite and one for their mean, fastest on the mean on top."""
     arguments = results["arguments"]
@@ -189,7 +181,6 @@ def draw_race(results: Mapping[str, Any], path: str | os.PathLike) -> None:
     methods = [name for name in arguments["methods"] if name != PLAIN]
     methods.sort(key=lambda name: rows[suites[-1], name]["speedup"])
     figure = Figure(figsize=(3.2 + 2.9 * len(suites), 1.6 + 0.27 * len(methods)), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(1, len(suites), sharey=True, sharex=True))
     colors = [THEIRS if name.startswith(PEER_PREFIX) else OURS if "/" in name else OTHERS for name in methods]
     for axes, suite in zip(panels, suites, strict=True):
@@ -227,10 +218,7 @@ def draw_race(results: Mapping[str, Any], path: str | os.PathLike) -> None:
         frameon=False,
         fontsize=9.5,
     )
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=130, format="png", facecolor="white")
-    os.replace(temporary, path)
+    save_figure(figure, Path(path))
 
 
 def _reach(row: Mapping[str, Any]) -> float:
