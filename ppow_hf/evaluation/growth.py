@@ -29,7 +29,7 @@ from .memory import parameter_bytes
 from .methods import Method, check_methods, parse_method, resolve_assistant
 from .precision import dtype_name, fingerprint, public_name
 from .records import RecordLog
-from .runner import content_hash
+from .runner import content_hash, padding_token
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 WINDOWS = tuple(range(1, 17))
@@ -124,7 +124,7 @@ def measure_growth(
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     log = RecordLog(output_dir / "growth_records.jsonl", identity)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = padding_token(tokenizer)
     sweep = _Sweep(target, drafter, assistant, prompts, new_tokens, pad, log)
     sweep.run([("length", length, by_length) for length in lengths], [("window", window_length, by_window)], progress)
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from transformers.generation import BaseStreamer
 
 from ..drafters import DrafterModel, DrafterState
-from ..generation import WindowConfig
+from ..generation.call_checks import eos_token_ids_of
+from ..generation.candidate_generator import stored_window
 from .measure import measure_generation
 from .memory import PeakMemory, cache_bytes, state_bytes
 from .methods import PLAIN, Method, parse_method
@@ -30,7 +31,7 @@ class StoredWindow(Method):
 
     @contextmanager
     def generate_kwargs(self, drafter: nn.Module | None, assistant: nn.Module | None) -> Iterator[dict[str, Any]]:
-        own = WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
+        own = stored_window(drafter)
         # Nothing of a prompt before: the order of calls must not matter.
         yield {"assistant_model": drafter, "window": replace(own, carry_over=False)}
 
@@ -125,13 +126,8 @@ def measure_call(
             }
     if method.name == PLAIN:
         # Behind the end of its answer the target writes on; the report says how often.
-        record["ended"] = _ends(generation.tokens, target)
+        record["ended"] = not eos_token_ids_of(target.generation_config).isdisjoint(generation.tokens)
     return record
-
-
-def _ends(tokens: Sequence[int], target: PreTrainedModel) -> bool:
-    eos = target.generation_config.eos_token_id
-    return not set(tokens).isdisjoint([eos] if isinstance(eos, int) else eos or [])
 
 
 def measure_memory(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ..generation import WindowConfig
+from ..generation.candidate_generator import stored_window
 
 PLAIN = "target"
 ADAPTIVE_WINDOWS = ("heuristic", "confidence", "divergence", "cost_aware")
@@ -109,7 +110,7 @@ class Method:
 
     def _window(self, drafter: nn.Module) -> WindowConfig:
         # The drafter's own window (its limits, its calibrated estimate) with another policy, not a default one.
-        own = WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
+        own = stored_window(drafter)
         # Nothing of a prompt before: the order of prompts must not matter.
         own = replace(own, carry_over=False, proposals="drafter")
         if self.name.startswith(TREES):

@@ -21,13 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..drafters import DrafterModel
 from ..generation import CostModel, WindowConfig
+from ..generation.call_checks import eos_token_ids_of
 from .aggregate import bootstrap_interval
 from .benchmark import write_json
 from .measure import measure_generation
 from .methods import PLAIN, parse_method
 from .precision import cast_floating, fingerprint, parse_dtype
 from .records import RecordLog
-from .runner import content_hash, cost_fields, encode_messages
+from .runner import content_hash, cost_fields, encode_messages, padding_token
 from .simulation import Walk, cheapest_walk, oracle_walk, record_windows, simulate
 from .suites import Example, SuiteError, load_suite
 
@@ -173,11 +174,11 @@ def _replay(example, target, tokenizer, drafter, configs, cost_model, size, argu
     """The walks of every policy over one conversation, and a hash of the target's answers in it."""
     kl = any(config.divergence_metric == "kl" for config in configs.values())
     width = max(size, *(config.limit for config in configs.values()))
-    eos = _eos_token_ids(target)
+    eos = eos_token_ids_of(target.generation_config)
     walks = {name: Walk() for name in (ORACLE, CHEAPEST, *configs)}
     answers: list[list[int]] = []
     messages: list[dict[str, str]] = []
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = padding_token(tokenizer)
     budget = arguments["max_new_tokens"]
     for message in example.turns:
         messages.append({"role": "user", "content": message})
@@ -206,13 +207,6 @@ def _replay(example, target, tokenizer, drafter, configs, cost_model, size, argu
             for name, walk in walks.items()
         },
     }
-
-
-def _eos_token_ids(target: PreTrainedModel) -> frozenset[int]:
-    eos = target.generation_config.eos_token_id
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def _same_texts(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:

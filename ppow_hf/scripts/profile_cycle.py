@@ -11,13 +11,11 @@ Writes `profile.json`, `profile.md` and `profile.png`. A prompt file is a suite 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers import set_seed
 
@@ -25,6 +23,7 @@ from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
 from ppow_hf.evaluation.cycle_profile import DRAFT, LOOP, OURS, THEIRS, CycleProfile, profile_cycles, profile_tables
 from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.scripts.command_line import run
@@ -47,11 +46,7 @@ def write_profile(result: CycleProfile, output: Path, arguments: dict[str, Any],
     content = {"environment": describe_environment(device), "arguments": arguments, **result.to_dict()}
     write_whole(output / "profile.json", json.dumps(content, indent=1) + "\n")
     write_whole(output / "profile.md", profile_tables(result) + "\n")
-    figure = _figure(result)
-    FigureCanvasAgg(figure)
-    temporary = output / ".profile.png.tmp"
-    figure.savefig(temporary, dpi=130, format="png", facecolor="white")
-    os.replace(temporary, output / "profile.png")
+    save_figure(_figure(result), output / "profile.png")
 
 
 def _figure(result: CycleProfile) -> Figure:

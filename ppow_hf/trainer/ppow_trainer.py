@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..drafters import DrafterModel
 from ..generation import CostModel
+from ..generation.call_checks import eos_token_ids_of
 from ..rl import (
     ProximityReward,
     WindowSchedule,
@@ -130,14 +131,13 @@ class PPOWTrainer(DrafterTrainer):
         if cost_model is None and (args.cost_ratio == "measured" or measured_speedup_reward in self.reward_funcs):
             cost_model = CostModel.for_models(self.target_model, model)
         self.cost_model = cost_model
-        eos = self.target_model.generation_config.eos_token_id
         self.experience_maker = ExperienceMaker(
             self.target_model,
             args,
             self.reward_funcs,
             cost_model,
             processing_class,
-            frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos),
+            eos_token_ids_of(self.target_model.generation_config),
         )
         self._schedule: WindowSchedule | None = None
         # Which micro-batch of which optimiser step is running.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..rl import entropy, expected_length_loss, policy_loss, target_kl
+from .chunked_head import chosen_log_probs
 
 if TYPE_CHECKING:
     from .ppow_config import PPOWConfig
@@ -94,8 +95,8 @@ class WindowLoss:
         mask, old = experience.mask[block], experience.old_log_probs[block]
         probs, reach = experience.target_probs[block], experience.reach[block]
         tempered = logits / args.rollout_temperature
-        chosen = tempered.gather(-1, experience.columns[block][..., None])[..., 0]
-        log_probs = chosen - tempered.logsumexp(-1)
+        columns = experience.columns[block]
+        log_probs = chosen_log_probs(tempered.flatten(0, 1), columns.flatten(), 1.0).view(columns.shape)
         policy, statistics = policy_loss(
             log_probs,
             None if self.fresh else old,

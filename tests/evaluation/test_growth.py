@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ppow_hf.evaluation import MethodError, ResumeError, growth, growth_measure
+from ppow_hf import WindowConfig
+from ppow_hf.evaluation import MethodError, ResumeError, growth
 from ppow_hf.evaluation.growth import measure_growth
 from ppow_hf.evaluation.growth_measure import growth_methods, measure_call, measure_memory
 from ppow_hf.evaluation.growth_prompts import prompts_of_lengths
@@ -137,7 +138,7 @@ def test_a_call_has_its_length_and_times_its_first_token(monkeypatch):
 
 def test_stored_is_the_drafters_own_window():
     target, drafter = tiny_models("eagle3")
-    drafter.generation_config.window = growth_measure.WindowConfig(policy="fixed", size=4, carry_over=True)
+    drafter.generation_config.window = WindowConfig(policy="fixed", size=4, carry_over=True)
     method = growth_methods(["stored", "stored"])[1]
     assert [m.name for m in growth_methods(["stored", "target", "fixed:2"])] == ["target", "stored", "fixed:2"]
     measure_call(method, target, drafter, None, torch.randint(4, 200, (1, 12)), 8, 0)

@@ -15,7 +15,8 @@ import torch
 
 from ppow_hf.evaluation.measure import Generation, measure_generation
 from ppow_hf.evaluation.methods import Method, check_methods, parse_method
-from ppow_hf.evaluation.runner import BenchmarkRunner
+from ppow_hf.evaluation.runner import BenchmarkRunner, padding_token
+from ppow_hf.generation.call_checks import eos_token_ids_of
 
 PEER = "economize"
 PEER_TECHNIQUES = ("plain", "lookup", "eagle3", "jump", "eagle3+lookup", "jump+lookup")
@@ -216,14 +217,12 @@ class RaceRunner(BenchmarkRunner):
 
     def __init__(self, target, tokenizer, entrants: list[Entrant], max_new_tokens: int, seed: int, log, progress=True):
         super().__init__(target, tokenizer, None, None, entrants, max_new_tokens, seed, log, progress)
-        ends = target.generation_config.eos_token_id
-        self.stop = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+        self.stop = sorted(eos_token_ids_of(target.generation_config))
 
     def _generate(self, entrant: Entrant, ids, temperature, example, turn, max_new_tokens=None) -> Generation:
         length = max_new_tokens or self.max_new_tokens
         if entrant.is_peer:
             return measure_peer(entrant.model, entrant.method, ids, length, self.stop)
-        pad = self.tokenizer.pad_token_id
         return measure_generation(
             entrant.method,
             self.target,
@@ -232,5 +231,5 @@ class RaceRunner(BenchmarkRunner):
             ids,
             max_new_tokens=length,
             temperature=temperature,
-            pad_token_id=pad if pad is not None else self.tokenizer.eos_token_id,
+            pad_token_id=padding_token(self.tokenizer),
         )

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ppow_hf import load_target
 from ppow_hf.evaluation.compare import MEAN
+from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.scripts.compare_drafters import compare_drafters, write_whole
 from ppow_hf.targets import DEFAULT_TARGET
 
@@ -106,9 +106,7 @@ def draw(results: dict, path: Path) -> None:
     axes.set_xlabel("texts trained on")
     axes.set_ylabel(f"tau, bonus token included, windows of {results['window']}")
     axes.legend()
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    save_figure(figure, path)
 
 
 def report(results: dict) -> str:

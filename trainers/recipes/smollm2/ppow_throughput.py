@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from transformers import TrainerCallback, set_seed
 
 from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
 from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
@@ -140,9 +140,7 @@ def draw(results: list[dict], path: Path) -> None:
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
     cost.legend()
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    save_figure(figure, path)
 
 
 def main() -> None:
