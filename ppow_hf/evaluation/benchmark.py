@@ -3,10 +3,10 @@
 """The benchmark: every method on every prompt, interleaved, measured against plain `generate`.
 
 Protocol. Batch 1, the tokenizer's chat template, one process. All methods answer a prompt before the next one begins,
-in an order that rotates from prompt to prompt, so that drift of the machine favours none. In a conversation of several
-turns the history holds plain `generate`'s answers for every method: all of them see identical prompts. tau = tokens
-committed / verifications, the target's bonus token included. Speedup = mean over prompts of the method's tokens per
-second over plain `generate`'s on the same prompt.
+in an order that rotates from prompt to prompt, so that drift of the machine favours none; the suites take turns. In a
+conversation of several turns the history holds plain `generate`'s answers for every method: all of them see identical
+prompts. tau = tokens committed / verifications, the target's bonus token included. Speedup = mean over prompts of the
+method's tokens per second over plain `generate`'s on the same prompt.
 """
 
 import json
@@ -29,7 +29,8 @@ from .methods import (
 )
 from .precision import cast_floating, dtype_name, fingerprint, parse_dtype, public_name
 from .records import RecordLog
-from .runner import BenchmarkRunner, content_hash, cost_fields
+from .runner import BenchmarkRunner, content_hash, taking_turns
+from .sittings import cost_models, predicted_speedup, sitting_facts
 from .suites import Example, SuiteError, load_suite
 
 
@@ -48,6 +49,7 @@ def run_benchmark(
     dtype: str | torch.dtype | None = None,
     assistant: PreTrainedModel | str | os.PathLike | None = None,
     check_float32: int | str = 0,
+    max_seconds: float | None = None,
     target_name: str | None = None,
     drafter_name: str | None = None,
     progress: bool = True,
@@ -56,7 +58,8 @@ def run_benchmark(
     """
     Run a benchmark and write `results.json`, `report.md`, two PNGs and `records.jsonl` into `output_dir`.
 
-    A run that was interrupted goes on where it stopped when it is started again with the same arguments.
+    A run that was interrupted goes on where it stopped when it is started again with the same arguments, on another
+    machine too: every speedup compares two runs of one sitting.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The model whose text is produced.
@@ -74,6 +77,7 @@ def run_benchmark(
             Causal LM for the hf_* methods, or where to load it from. Default: the one inside a `CausalLMDrafter`.
         check_float32 (`int` or `"all"`): Prompts per suite that are decoded once more in float32, where the text of
             every method must equal plain `generate`'s exactly.
+        max_seconds (`float`, *optional*): Begin no further prompt after this time, and report what has been measured.
         target_name, drafter_name (`str`, *optional*): Names for the report; by default taken from the models.
         progress (`bool`): Show progress bars.
         plots (`bool`): Draw the pictures.
@@ -91,12 +95,14 @@ def run_benchmark(
     _check_count("max_new_tokens", max_new_tokens, 1)
     if check_float32 != "all":
         _check_count("check_float32", check_float32, 0, ' or "all"')
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"`max_seconds` must be greater than 0; got {max_seconds!r}.")
     bench_dtype = parse_dtype(dtype, target.dtype)
     if isinstance(assistant, (str, os.PathLike)):
         assistant = AutoModelForCausalLM.from_pretrained(assistant, dtype=target.dtype).to(target.device)
     assistant = resolve_assistant(drafter, assistant)
     check_methods(method_list, target, drafter, assistant)
-    examples = _collect(suites, limit, seed)
+    examples = taking_turns(_collect(suites, limit, seed))
     for model in (target, drafter, assistant):
         if model is not None:
             model.eval()
@@ -117,12 +123,10 @@ def run_benchmark(
         "assistant": _assistant_name(method_list, drafter, assistant, drafter_name),
         "chat_template": tokenizer.chat_template is not None,
     }
-    environment = describe_environment(target.device)
     identity = {
         **arguments,
-        # Times of two machines, or of two versions, must not end up in one table.
-        "machine": [environment["device_name"], environment["cpu"], environment["torch_threads"]],
-        "versions": environment["versions"],
+        # Two versions must not end up in one table; two machines may, in sittings of their own.
+        "versions": describe_environment(target.device)["versions"],
         "prompts_hash": content_hash([[example.suite, example.id, example.turns] for example in examples]),
         "target_hash": fingerprint(target),
         "drafter_hash": fingerprint(drafter),
@@ -133,9 +137,8 @@ def run_benchmark(
     log = RecordLog(output_dir / "records.jsonl", identity)
     runner = BenchmarkRunner(target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress)
     with cast_floating((target, drafter, assistant), bench_dtype):
-        runner.run(examples, temperature_list)
+        runner.run(examples, temperature_list, max_seconds)
         picture = runner.picture(examples, temperature_list[0])
-        cost_model = runner.cost_model()
     if bench_dtype == torch.float32 and 0.0 in temperature_list:
         float32_records = [_float32_from(record) for record in runner.prompts() if record["temperature"] == 0.0]
     else:
@@ -143,7 +146,8 @@ def run_benchmark(
         with cast_floating((target, drafter, assistant), torch.float32):
             float32_records = runner.check_float32(chosen)
 
-    results = _results(arguments, environment, runner.prompts(), float32_records, seed, cost_model)
+    results = _results(arguments, log.records, float32_records, seed)
+    results["measured"] = {"prompts": len(runner.prompts()), "of": len(examples) * len(temperature_list)}
     results["trace"] = picture
     # So that figures are never shown beside other weights.
     results["drafter_hash"] = identity["drafter_hash"]
@@ -159,27 +163,32 @@ def run_benchmark(
     return results
 
 
-def _results(arguments, environment, prompts, float32_records, seed, cost_model) -> dict[str, Any]:
+def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
+    prompts = [record for record in records if record["kind"] == "prompt"]
+    sittings, models = sitting_facts(records), cost_models(records)
     rows = []
     for temperature in arguments["temperatures"]:
         for suite in arguments["suites"]:
-            records = [r for r in prompts if (r["temperature"], r["suite"]) == (temperature, suite)]
+            chosen = [r for r in prompts if (r["temperature"], r["suite"]) == (temperature, suite)]
             checked = [r for r in float32_records if r["suite"] == suite] if temperature == 0 else []
             for method in arguments["methods"]:
-                row = result_row(suite, method, temperature, arguments["dtype"], records, checked, seed)
+                row = result_row(suite, method, temperature, arguments["dtype"], chosen, checked, seed)
                 if parse_method(method).is_chain and row["acceptance_length"] is not None:
-                    row["predicted_speedup"] = cost_model.speedup(row["acceptance_length"], row["mean_window"])
+                    row["predicted_speedup"] = predicted_speedup(
+                        models, chosen, row["acceptance_length"], row["mean_window"]
+                    )
                 rows.append(row)
     summary = summarize(rows)
     return {
-        "environment": environment,
+        "environment": sittings[0]["environment"],
         "arguments": arguments,
         "results": rows,
         "summary": summary,
         "comparison": compare_with_fixed(rows, summary),
         "calibration": calibration_rows(prompts, arguments["methods"]),
         "bootstrap": BOOTSTRAP,
-        "cost_model": None if cost_model is None else cost_fields(cost_model),
+        "cost_model": sittings[0]["cost_model"],
+        "sittings": sittings,
     }
 
 

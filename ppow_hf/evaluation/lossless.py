@@ -10,7 +10,6 @@ may run beside anything else; `ppow bench` is for speed.
 import json
 import os
 from collections.abc import Sequence
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from .markdown import number, table
 from .methods import PLAIN, Method, check_methods, parse_methods
 from .precision import cast_floating, fingerprint, public_name
 from .records import RecordLog
-from .runner import BenchmarkRunner, content_hash
+from .runner import BenchmarkRunner, content_hash, taking_turns
 from .suites import Example, SuiteError
 
 LOGS = "records-*.jsonl"
@@ -92,7 +91,7 @@ def check_lossless(
         "drafter_hash": fingerprint(drafter),
     }
     log = RecordLog(output_dir / f"records-{part}-of-{parts}.jsonl", identity)
-    examples = _taking_turns(examples)
+    examples = taking_turns(examples)
     done = _finished(output_dir, identity)
     mine = [example for example in examples[part - 1 :: parts] if (example.suite, example.id) not in done]
     runner = BenchmarkRunner(target, tokenizer, drafter, None, method_list, max_new_tokens, 0, log, progress)
@@ -113,13 +112,6 @@ def check_lossless(
     temporary.write_text(render_lossless(results), encoding="utf-8")
     os.replace(temporary, output_dir / "lossless.md")
     return results
-
-
-def _taking_turns(examples: Sequence[Example]) -> list[Example]:
-    suites: dict[str, list[Example]] = {}
-    for example in examples:
-        suites.setdefault(example.suite, []).append(example)
-    return [example for example in chain(*zip_longest(*suites.values())) if example is not None]
 
 
 def _finished(folder: Path, identity: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

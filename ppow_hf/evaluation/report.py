@@ -60,8 +60,22 @@ def render_report(results: dict[str, Any], images: dict[str, str] | None = None)
         parts += ["## Calibration of the acceptance estimate", *_calibration(results)]
     if results.get("trace") and "window" in images:
         parts += ["## One generation", _trace_text(results["trace"]), f"![Window and divergence]({images['window']})"]
-    parts += ["## Environment", environment_list(results["environment"])]
+    parts.append("## Environment")
+    sittings = _sittings(results)
+    if len(sittings) > 1:
+        parts.append(
+            f"Measured in {len(sittings)} sittings. Every speedup compares two runs on one prompt in one sitting; "
+            "tokens per second mix the machines. Predictions take every prompt with the costs of its own sitting."
+        )
+    for sitting in sittings:
+        if len(sittings) > 1:
+            parts.append(f"{sitting['num_prompts']} prompts:")
+        parts.append(environment_list(sitting["environment"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _sittings(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return results.get("sittings") or [{"environment": results["environment"], "cost_model": results["cost_model"]}]
 
 
 def _introduction(results: dict[str, Any]) -> str:
@@ -71,7 +85,8 @@ def _introduction(results: dict[str, Any]) -> str:
         text += f", drafter **{arguments['drafter']}**"
     if arguments["assistant"]:
         text += f", assistant of the hf_ methods **{arguments['assistant']}**"
-    text += f", {arguments['dtype']} on {results['environment']['device_name']}."
+    devices = dict.fromkeys(fact["environment"]["device_name"] for fact in _sittings(results))
+    text += f", {arguments['dtype']} on {' and '.join(devices)}."
     lines = [text]
     for entry in results["summary"]:
         if entry["method"] == "cost_aware":
@@ -92,6 +107,9 @@ def _protocol(results: dict[str, Any]) -> str:
         else "The tokenizer has no chat template: prompts are given as plain text."
     )
     limit = "all prompts" if arguments["limit"] is None else f"at most {arguments['limit']} prompts per suite"
+    measured = results.get("measured")
+    if measured and measured["prompts"] < measured["of"]:
+        limit += f", {measured['prompts']} of {measured['of']} measured so far"
     checked = arguments["check_float32"]
     if arguments["dtype"] == "float32":
         float32 = "The benchmark itself ran in float32, where the share must be all."
@@ -253,9 +271,13 @@ def _time_text(results: dict[str, Any]) -> str:
         "before and after the cycles; own work is the share of the cycles themselves that is neither drafting nor "
         "verification."
     )
-    cost = results["cost_model"]
-    if cost is not None:
-        text += f" Measured cost of one draft step: {number(cost['gamma'], 3)} of a plain target step"
+    sittings = _sittings(results)
+    for sitting in sittings:
+        cost = sitting["cost_model"]
+        if cost is None:
+            continue
+        where = f" ({sitting['environment']['device_name']})" if len(sittings) > 1 else ""
+        text += f" Measured cost of one draft step{where}: {number(cost['gamma'], 3)} of a plain target step"
         curve = cost["verify_curve"]
         if len(curve) > 1:
             text += f"; of verifying {len(curve) - 1} draft tokens: {number(curve[-1])}"

