@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .aggregate import BOOTSTRAP, calibration_rows, compare_with_fixed, result_row, summarize
 from .environment import describe_environment
 from .methods import (
     DEFAULT_METHODS,
     check_methods,
+    load_assistant,
     parse_method,
     parse_methods,
     resolve_assistant,
@@ -99,7 +100,9 @@ def run_benchmark(
         raise ValueError(f"`max_seconds` must be greater than 0; got {max_seconds!r}.")
     bench_dtype = parse_dtype(dtype, target.dtype)
     if isinstance(assistant, (str, os.PathLike)):
-        assistant = AutoModelForCausalLM.from_pretrained(assistant, dtype=target.dtype).to(target.device)
+        assistant_name, assistant = assistant, load_assistant(assistant, target)
+    else:
+        assistant_name = None
     assistant = resolve_assistant(drafter, assistant)
     check_methods(method_list, target, drafter, assistant)
     examples = taking_turns(_collect(suites, limit, seed))
@@ -120,7 +123,7 @@ def run_benchmark(
         "seed": seed,
         "dtype": dtype_name(bench_dtype),
         "check_float32": check_float32,
-        "assistant": _assistant_name(method_list, drafter, assistant, drafter_name),
+        "assistant": _assistant_name(method_list, drafter, assistant, drafter_name, assistant_name),
         "chat_template": tokenizer.chat_template is not None,
     }
     identity = {
@@ -228,12 +231,12 @@ def _first_of_each_suite(examples: Sequence[Example], count: int | str) -> list[
     return chosen
 
 
-def _assistant_name(methods, drafter, assistant, drafter_name) -> str | None:
+def _assistant_name(methods, drafter, assistant, drafter_name, given) -> str | None:
     if not any(method.kind == "assistant" for method in methods):
         return None
     if assistant is getattr(drafter, "model", None):
         return public_name(drafter, drafter_name)
-    return public_name(assistant)
+    return public_name(assistant, given and str(given))
 
 
 def _float32_from(record: dict[str, Any]) -> dict[str, Any]:

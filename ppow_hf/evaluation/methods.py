@@ -2,13 +2,16 @@
 # Licensed under the Apache License, Version 2.0.
 """The decoding methods a benchmark compares, and what each asks of `generate`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from ..drafters import AutoDrafter, CausalLMDrafterConfig
 from ..generation import WindowConfig
 from ..generation.candidate_generator import stored_window
 
@@ -153,6 +156,21 @@ def parse_methods(names: Sequence[str]) -> list[Method]:
         if method not in methods:
             methods.append(method)
     return methods
+
+
+def load_assistant(path: str | os.PathLike, target: PreTrainedModel) -> PreTrainedModel:
+    """
+    The causal LM of the hf_* methods, from a folder or the Hub: a causal LM's own, or a [`CausalLMDrafter`]'s.
+
+    Args:
+        path (`str` or `os.PathLike`): Where it is.
+        target ([`~transformers.PreTrainedModel`]): Whose dtype and device it gets.
+    """
+    if isinstance(AutoConfig.from_pretrained(path), CausalLMDrafterConfig):
+        model = AutoDrafter.from_pretrained(path, dtype=target.dtype).model
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=target.dtype)
+    return model.to(target.device)
 
 
 def resolve_assistant(drafter: nn.Module | None, assistant: nn.Module | None) -> nn.Module | None:

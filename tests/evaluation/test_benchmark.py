@@ -59,6 +59,17 @@ def full(tmp_path_factory):
     return folder, results
 
 
+def test_an_assistant_in_a_folder_beside_an_eagle3_drafter(tmp_path):
+    target, drafter = tiny_models("eagle3")
+    tiny_models("causal")[1].save_pretrained(tmp_path / "small")
+    results = bench(
+        tmp_path / "out", models=(target, drafter), methods=["hf_constant", "fixed:2"], assistant=tmp_path / "small"
+    )
+    assert results["arguments"]["assistant"] == "small"
+    rows = rows_of(results, method="hf_constant")
+    assert all(row["verifications"] and row["lossless"] == 1.0 and row["speedup"] for row in rows) and len(rows) == 2
+
+
 def rows_of(results, **wanted):
     return [row for row in results["results"] if row.items() >= wanted.items()]
 

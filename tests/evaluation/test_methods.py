@@ -10,10 +10,10 @@ import torch
 from ppow_hf import LookupDrafter
 from ppow_hf.evaluation import METHOD_NAMES, MethodError, parse_method, parse_methods
 from ppow_hf.evaluation.measure import PassCounter, measure_generation
-from ppow_hf.evaluation.methods import ASSISTANT_OPTIONS, check_methods, resolve_assistant
+from ppow_hf.evaluation.methods import ASSISTANT_OPTIONS, check_methods, load_assistant, resolve_assistant
 from ppow_hf.generation import WindowConfig
 from tests.evaluation.bench_utils import tiny_models
-from tests.testing_utils import tiny_target
+from tests.testing_utils import tiny_causal_drafter, tiny_target
 
 PROMPT = torch.tensor([[5, 9, 12, 9, 12, 9, 12, 7]])
 
@@ -201,3 +201,14 @@ def test_hooks_are_gone_afterwards():
     measure_generation(parse_method("hf_constant"), target, drafter, drafter.model, PROMPT, max_new_tokens=4)
     for model in (target, drafter.model):
         assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_an_assistant_comes_from_a_drafters_folder_or_a_causal_lms(tmp_path, wrapped):
+    target = tiny_target()
+    drafter = tiny_causal_drafter(target)
+    (drafter if wrapped else drafter.model).save_pretrained(tmp_path)
+    assistant = load_assistant(tmp_path, target)
+    check_methods(parse_methods(["hf_dynamic"]), target, None, assistant)
+    saved, loaded = drafter.model.state_dict(), assistant.state_dict()
+    assert saved.keys() == loaded.keys() and all(torch.equal(saved[name], loaded[name]) for name in saved)

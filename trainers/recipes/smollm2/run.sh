@@ -6,15 +6,16 @@
 # stages are skipped.
 #
 #     PROMPTS="gsm8k_train.jsonl::question code.jsonl sharegpt" EVAL="gsm8k.jsonl humaneval.jsonl mt_bench.jsonl" \
-#         trainers/recipes/smollm2/run.sh [data|sft|second|window|long|finish|bench ...]
+#         trainers/recipes/smollm2/run.sh [data|sft|second|window|long|finish|bench|lossless|assistant|peers ...]
 #
 # OUT is the output folder, RESPONSES the folders to train on (OUT/responses), DRAFTER the folder that is published,
-# LIMIT the benchmark's prompts a suite (all). Everything else is in the stages' YAML files.
+# LIMIT the benchmark's prompts a suite (all), MINUTES its time (no end): started again, it goes on. METHODS what it
+# compares. Everything else is in the stages' YAML files.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 OUT=${OUT:-runs/smollm2}
 DRAFTER=${DRAFTER:-$OUT/drafter}
-METHODS=target,prompt_lookup,fixed:2,fixed:3,fixed:4,fixed:5,fixed:6,fixed:7,fixed:8,cost_aware,lookup,mixed,tree,mixed_tree
+METHODS=${METHODS:-target,prompt_lookup,fixed:2,fixed:3,fixed:4,fixed:5,fixed:6,fixed:7,fixed:8,cost_aware,lookup,mixed,tree,mixed_tree}
 read -r -a responses <<< "${RESPONSES:-$OUT/responses}"
 read -r -a evaluation <<< "${EVAL:?the evaluation files, which are never trained on}"
 
@@ -54,7 +55,23 @@ bench() {
     local suites
     mapfile -t suites < <(repeat --suite "${evaluation[@]}")
     ppow bench --drafter "$DRAFTER" "${suites[@]}" --method $METHODS --max-new-tokens 128 \
-        ${LIMIT:+--limit "$LIMIT"} --check-float32 1 --output "$DRAFTER/benchmarks"
+        ${LIMIT:+--limit "$LIMIT"} ${MINUTES:+--max-minutes "$MINUTES"} --check-float32 1 --output "$DRAFTER/benchmarks"
+}
+
+lossless() { # in float32, on all prompts; any number of processes may share it, see the script
+    local suites
+    mapfile -t suites < <(repeat --suite "${evaluation[@]}")
+    python -m ppow_hf.scripts.check_lossless --drafter "$DRAFTER" "${suites[@]}" --output "$DRAFTER/benchmarks/lossless"
+}
+
+assistant() { train assistant ""; }
+
+peers() { # transformers' own assisted generation, with the causal LM of the stage before
+    local suites
+    mapfile -t suites < <(repeat --suite "${evaluation[@]}")
+    ppow bench --drafter "$DRAFTER" --assistant "$OUT/assistant" "${suites[@]}" --max-new-tokens 128 \
+        --method target,prompt_lookup,hf_dynamic,hf_heuristic,hf_constant,heuristic,confidence,divergence,cost_aware \
+        ${LIMIT:+--limit "$LIMIT"} ${MINUTES:+--max-minutes "$MINUTES"} --output "$DRAFTER/benchmarks/peers"
 }
 
 for stage in "${@:-data sft second window long finish bench}"; do
