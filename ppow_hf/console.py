@@ -12,42 +12,71 @@ from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from .drafters import DrafterModel
+from .generation import GenerationTrace
+
 ACCEPTED_STYLE = "green"
 
 
 class MarkedStreamer(BaseStreamer):
     """
-    Prints tokens as they are committed; accepted draft tokens in green, the target's own in the plain colour.
+    Prints text as it is committed; accepted draft tokens in green, the target's own in the plain colour.
 
-    Each `put` of assisted generation holds one cycle: the accepted draft tokens and, last, the target's own token.
+    `put` receives the prompt, then the target's first token, then one cycle after another: the accepted draft tokens
+    and, last, the target's own token, unless the text ended on a draft token.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's tokenizer.
         console ([`~rich.console.Console`]): Where to print.
+        drafter ([`DrafterModel`]): The drafter of the call; its `last_trace` says what the last token was.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, console: Console):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, console: Console, drafter: DrafterModel):
         self.tokenizer = tokenizer
         self.console = console
-        self.prompt_seen = False
-        self.pending: list[int] = []
+        self.drafter = drafter
+        self._reset()
+
+    def _reset(self) -> None:
+        self._prompt_seen = False
+        self._last: list[int] = []  # the last token of the last `put`, whose colour is known when the cycle is over
+        # What a token adds to the text depends on the token before it: many tokenizers drop the space in front of
+        # what they decode. So tokens are decoded with those printed last, and only the difference is printed.
+        self._ids: list[int] = []
+        self._whole = 0  # how many of them end in whole characters that were printed
+        self._printed = 0  # how many characters of their text were printed
 
     def put(self, value: torch.Tensor) -> None:
         tokens = value.reshape(-1).tolist()
-        if not self.prompt_seen:
-            self.prompt_seen = True
+        if not self._prompt_seen:
+            self._prompt_seen = True
             return
-        for index, token in enumerate(tokens):
-            self.pending.append(token)
-            text = self.tokenizer.decode(self.pending, skip_special_tokens=True)
-            if text.endswith("\N{REPLACEMENT CHARACTER}"):
-                continue  # A character split over several tokens: wait for the rest.
-            self.pending = []
-            accepted = index < len(tokens) - 1
-            self.console.print(Text(text, style=ACCEPTED_STYLE if accepted else ""), end="", soft_wrap=True)
+        self._print(self._last)
+        self._print(tokens[:-1], ACCEPTED_STYLE)
+        self._last = tokens[-1:]
 
     def end(self) -> None:
+        trace = self.drafter.last_trace
+        drafted = trace is not None and trace.cycles and trace.cycles[-1].bonus is None
+        self._print(self._last, ACCEPTED_STYLE if drafted else "", flush=True)
         self.console.print()
+        self._reset()
+
+    def _print(self, token_ids: list[int], style: str = "", flush: bool = False) -> None:
+        """Prints what these tokens add to the text; `flush` also what is left of a character never completed."""
+        self._ids += token_ids
+        text = self._decode(self._ids)
+        # A character may be split over several tokens: what is there of it decodes to replacement characters.
+        end = len(text) if flush else max(self._printed, len(text.rstrip("\N{REPLACEMENT CHARACTER}")))
+        self.console.print(Text(text[self._printed : end], style=style), end="", soft_wrap=True)
+        if self._printed < end == len(text):
+            # Enough to decode what follows; with the whole text, long answers would take ever longer to print.
+            self._ids = self._ids[self._whole :]
+            self._whole, end = len(self._ids), len(self._decode(self._ids))
+        self._printed = end
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
 @dataclass
@@ -109,7 +138,7 @@ def timed_generate(
     return Decoded(new, tokenizer.decode(new, skip_special_tokens=True), seconds)
 
 
-def figures_table(rows: list[tuple[str, Decoded, object | None]], title: str) -> Table:
+def figures_table(rows: list[tuple[str, Decoded, GenerationTrace | None]], title: str) -> Table:
     """
     One line of figures per way of decoding; the first row is what speedups refer to.
 
@@ -128,7 +157,12 @@ def figures_table(rows: list[tuple[str, Decoded, object | None]], title: str) ->
             f"{decoded.seconds:.2f}",
             f"{decoded.tokens_per_second:.1f}",
             f"{decoded.tokens_per_second / reference:.2f}x",
-            "-" if trace is None else f"{trace.acceptance_length:.2f}",
-            "-" if trace is None else f"{trace.mean_window:.2f}",
+            figure(trace and trace.acceptance_length),
+            figure(trace and trace.mean_window),
         )
     return table
+
+
+def figure(value: float | None) -> str:
+    """A figure as a table shows it: `-` where there is none, as of a text that ended before the first window."""
+    return "-" if value is None else f"{value:.2f}"

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .console import Decoded, MarkedStreamer, chat_inputs, timed_generate
+from .console import Decoded, MarkedStreamer, chat_inputs, figure, timed_generate
 from .drafters import DrafterModel
 from .evaluation.precision import cast_floating
 from .generation import CostModel
@@ -44,12 +45,12 @@ def reference_drafter_path() -> Path:
 
 @dataclass
 class QuickstartRow:
-    """One prompt, both ways."""
+    """One prompt, both ways; no acceptance length for a text that ended before the first window."""
 
     prompt: str
     plain: Decoded
     speculative: Decoded
-    acceptance_length: float
+    acceptance_length: float | None
     identical: bool
 
 
@@ -94,10 +95,10 @@ def run_quickstart(
 
     measured = []
     for prompt in prompts:
-        console.print(f"[bold]> {prompt}[/]")
+        console.print(Text(f"> {prompt}", style="bold"))
         inputs = chat_inputs(tokenizer, prompt, target.device)
         plain = timed_generate(target, tokenizer, inputs, **options)
-        streamer = MarkedStreamer(tokenizer, console)
+        streamer = MarkedStreamer(tokenizer, console, drafter)
         speculative = timed_generate(target, tokenizer, inputs, **options, assistant_model=drafter, streamer=streamer)
         console.print()
         measured.append((prompt, inputs, plain, speculative, drafter.last_trace.acceptance_length))
@@ -136,14 +137,15 @@ def _table(rows: list[QuickstartRow], dtype: str) -> Table:
     table.add_column(f"same text {dtype}", min_width=len(dtype))
     for row in rows:
         table.add_row(
-            row.prompt,
+            Text(row.prompt),
             f"{row.plain.tokens_per_second:.1f}",
             f"{row.speculative.tokens_per_second:.1f}",
             f"{row.speculative.tokens_per_second / row.plain.tokens_per_second:.2f}x",
-            f"{row.acceptance_length:.2f}",
+            figure(row.acceptance_length),
             "yes" if row.identical else "no",
             "yes" if row.plain.token_ids == row.speculative.token_ids else "no",
         )
+    lengths = [row.acceptance_length for row in rows if row.acceptance_length is not None]
     speedups = [row.speculative.tokens_per_second / row.plain.tokens_per_second for row in rows]
     table.add_section()
     table.add_row(
@@ -151,7 +153,7 @@ def _table(rows: list[QuickstartRow], dtype: str) -> Table:
         f"{statistics.mean(row.plain.tokens_per_second for row in rows):.1f}",
         f"{statistics.mean(row.speculative.tokens_per_second for row in rows):.1f}",
         f"{statistics.mean(speedups):.2f}x",
-        f"{statistics.mean(row.acceptance_length for row in rows):.2f}",
+        figure(statistics.mean(lengths) if lengths else None),
         "yes" if all(row.identical for row in rows) else "no",
         "yes" if all(r.plain.token_ids == r.speculative.token_ids for r in rows) else "no",
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -196,6 +197,11 @@ def _from_pretrained(source: str, dtype: str | torch.dtype) -> tuple[PreTrainedM
         )
     try:
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise OSError(
+            f"`name_or_path` is {source!r}: a weight file or its index cannot be read ({error}). It is truncated or "
+            "damaged: download or copy it again."
+        ) from error
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise

@@ -1,21 +1,26 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""The commands end to end, on tiny models: data, sft, finish, calibrate, generate, bench, quickstart."""
+"""The commands end to end, on tiny models: data, sft, finish, calibrate, generate; and what they share."""
 
+import errno
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import typer
+from datasets import Dataset, DatasetDict
+from huggingface_hub import constants
 from rich.console import Console
-from typer.testing import CliRunner
 
-from ppow_hf import AutoDrafter, cli
+from ppow_hf import AutoDrafter, cli, quickstart
 from ppow_hf.generation import CostModel
-from tests.data.data_testing_utils import char_target, char_tokenizer
-from tests.testing_utils import tiny_eagle3
+from tests.command_testing_utils import call_main, contents, models, run, write_folders
 
-runner = CliRunner()
+COMMANDS = typer.main.get_command(cli.app).commands
 
 
 @pytest.fixture(autouse=True)
@@ -26,32 +31,70 @@ def _wide_console(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A target with its tokenizer, and an untrained drafter, in folders as a user has them."""
-    root = tmp_path_factory.mktemp("cli")
-    target = char_target()
-    target.save_pretrained(root / "target")
-    char_tokenizer().save_pretrained(root / "target")
-    tiny_eagle3(target, draft_vocab_size=60).save_pretrained(root / "drafter")
-    (root / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(12)))
-    suite = [{"id": f"s/{i}", "suite": "small", "turns": [f"Count to {i}."]} for i in range(2)]
-    (root / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in suite))
-    return root
+    return write_folders(tmp_path_factory.mktemp("cli"))
 
 
-def run(*arguments):
-    return runner.invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A user's cache of its own."""
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
-def models(folders):
-    return ("--target", folders / "target", "--drafter", folders / "drafter", "--device", "cpu")
+# ---- every command -------------------------------------------------------------------------------------------------
 
 
-def test_every_command_explains_itself():
-    listing = run("--help").output
-    for name in ("quickstart", "data", "sft", "bench", "generate", "calibrate"):
-        assert name in listing
-        if name != "sft":  # its options are those of the trainer's configuration
-            assert "--seed" in run(name, "--help").output
+def test_all_commands_are_there():
+    assert set(COMMANDS) == {
+        "quickstart", "data", "sft", "train", "bench", "generate", "calibrate", "export", "import", "push", "card",
+        "compare", "demo",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name):
+    assert name in run("--help").output
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "--seed" in result.output and len(result.output.split()) > 40
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_an_unknown_option_is_refused(name):
+    assert run(name, "--no-such-option").exit_code not in (0, None)
+
+
+@pytest.mark.parametrize("name", ["set[abc].jsonl", "[/nope].jsonl", "[bold]x.jsonl", ":smile:.jsonl"])
+def test_errors_show_names_as_they_were_given(folders, tmp_path, monkeypatch, capsys, name):
+    arguments = ["data", "--prompts", name, "--output", tmp_path / "x", "--target", folders / "target"]
+    status, _, error = call_main(monkeypatch, capsys, *arguments)
+    assert status == 1 and error.startswith("Error:") and name in error
+
+
+def test_a_missing_extra_is_named_whole(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "ppow_demo", None)
+    status, _, error = call_main(monkeypatch, capsys, "demo")
+    assert status == 1 and "pip install -e '.[demo]'" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "  "], ["prompt is empty"]),
+        (["generate", "Hi", "--window", "sideways"], ["Unknown window policy"]),
+        (["generate", "Hi", "--dtype", "int8"], ["`dtype` is 'int8'", "bfloat16"]),
+        (["generate", "Hi", "--drafter", "no/such-drafter"], ["`--drafter` is 'no/such-drafter'", "save_pretrained"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(folders, monkeypatch, capsys, arguments, words):
+    status, _, error = call_main(monkeypatch, capsys, arguments[0], *models(folders), *arguments[1:])
+    assert status == 1
+    assert error.startswith("Error:") and all(word in error for word in words), error
+    assert "Traceback" not in error
+
+
+# ---- generate ------------------------------------------------------------------------------------------------------
 
 
 def test_generate_prints_the_targets_own_text(folders):
@@ -60,18 +103,141 @@ def test_generate_prints_the_targets_own_text(folders):
     assert "speculative" in result.output and "plain" in result.output and "acceptance length" in result.output
 
 
-def test_calibrate_stores_what_it_measured(folders, tmp_path):
-    result = run("calibrate", *models(folders), "--output", tmp_path)
-    assert result.exit_code == 0 and "gamma" in result.output
-    stored = json.loads((tmp_path / "cost_model.json").read_text())
-    assert stored
-    assert CostModel.load(tmp_path) is not None or len(stored) > 0
+def test_generate_with_nothing_to_say(tmp_path):
+    """Any token ends the text: there is no verification, and so there are no figures of one."""
+    folders = write_folders(tmp_path)
+    path = folders / "target" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": list(range(104))}))
+    result = run("generate", "Hi", *models(folders))
+    assert result.exit_code == 0 and "0 verifications" in result.output
+    row = next(line for line in result.output.splitlines() if "speculative" in line)
+    assert [cell.strip() for cell in row.split("│")][-3:-1] == ["-", "-"]
 
 
-def test_quickstart_compares_both_ways(folders):
-    result = run("quickstart", *models(folders), "--max-new-tokens", 8, "--dtype", "float32")
+def test_generate_leaves_the_drafters_folder_as_it_is(folders, cache):
+    before = contents(folders / "drafter")
+    assert run("generate", "Hi", *models(folders), "--window", "cost_aware", "--max-new-tokens", 6).exit_code == 0
+    assert contents(folders / "drafter") == before
+    assert "entries" in json.loads((cache / "cost_model.json").read_text())
+
+
+def test_a_truncated_target_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    folders = write_folders(tmp_path)
+    path = folders / "target" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    status, _, error = call_main(monkeypatch, capsys, "generate", "Hi", *models(folders))
+    assert status == 1 and error.startswith("Error:") and "truncated or damaged" in error and "download" in error
+
+
+# ---- calibrate -----------------------------------------------------------------------------------------------------
+
+
+def check_printed(result, cost: CostModel) -> None:
+    """What was printed is what was stored."""
     assert result.exit_code == 0
-    assert "Plain generate against speculative generate" in result.output
+    assert f"gamma (one draft step): {cost.gamma:.4f}. Overhead per cycle: {cost.overhead:.4f}." in result.output
+    rows = [line.split("│")[1:-1] for line in result.output.splitlines() if line.startswith("│")]
+    assert [int(row[0]) for row in rows] == list(range(len(cost.verify_curve)))
+    assert [row[2].strip() for row in rows] == [f"{v:.3f}" for v in cost.verify_curve]
+
+
+def test_calibrate_stores_in_the_folder_that_was_named(folders, tmp_path, cache):
+    result = run("calibrate", *models(folders), "--output", tmp_path / "costs[1]")
+    cost = CostModel.load(tmp_path / "costs[1]")  # exactly one
+    check_printed(result, cost)
+    assert "float32/float32" in cost.key
+    assert f"Stored in {tmp_path / 'costs[1]' / 'cost_model.json'}." in result.output
+    assert not cache.exists()
+
+
+def test_calibrate_stores_beside_the_drafter_that_was_named(folders, tmp_path, cache):
+    drafter = shutil.copytree(folders / "drafter", tmp_path / "drafter")
+    result = run("calibrate", "--target", folders / "target", "--drafter", drafter, "--device", "cpu")
+    check_printed(result, CostModel.load(drafter))
+    assert f"Stored in {drafter / 'cost_model.json'}." in result.output
+    assert not cache.exists()
+
+
+def test_calibrate_leaves_the_published_drafter_as_it_is(folders, cache, monkeypatch):
+    """It is under version control, with a card that states its costs."""
+    monkeypatch.setattr(quickstart, "reference_drafter_path", lambda: folders / "drafter")
+    before = contents(folders / "drafter")
+    result = run("calibrate", "--target", folders / "target", "--device", "cpu")
+    check_printed(result, CostModel.load(cache))
+    assert contents(folders / "drafter") == before
+    assert f"Stored in {cache / 'cost_model.json'}." in result.output
+
+
+def test_calibrate_of_a_hub_drafter_stores_in_the_cache(folders, cache):
+    repo = Path(constants.HF_HUB_CACHE) / "models--me--tiny-drafter"
+    shutil.copytree(folders / "drafter", repo / "snapshots" / "0123abc")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0123abc")
+    result = run("calibrate", "--target", folders / "target", "--drafter", "me/tiny-drafter", "--device", "cpu")
+    check_printed(result, CostModel.load(cache))
+    assert f"Stored in {cache / 'cost_model.json'}." in result.output
+
+
+def test_calibrate_prints_even_where_it_cannot_store(folders, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    status, out, error = call_main(
+        monkeypatch, capsys, "calibrate", *models(folders), "--output", tmp_path / "file" / "costs"
+    )
+    assert status == 1 and "could not be stored" in error and "--output" in error
+    assert "gamma (one draft step)" in out
+
+
+# ---- data, and from prompts to a drafter ---------------------------------------------------------------------------
+
+
+def data_command(folders, output, *options):
+    return (
+        "data", "--target", folders / "target", "--device", "cpu", "--max-new-tokens", 4, "--batch-size", 4,
+        "--output", output, *options,
+    )  # fmt: skip
+
+
+def test_data_of_another_split(folders, tmp_path):
+    parts = {
+        name: Dataset.from_dict({"prompt": [f"{name} {i}" for i in range(n)]})
+        for name, n in (("train", 3), ("test", 2))
+    }
+    DatasetDict(parts).save_to_disk(tmp_path / "mine")
+    output = tmp_path / "out[1]"
+    result = run(*data_command(folders, output, "--prompts", tmp_path / "mine", "--split", "test"))
+    assert result.exit_code == 0 and f"2 responses in {output}." in result.output
+    from ppow_hf.data import load_responses
+
+    asked = [row["prompt"][0]["content"] for row in load_responses(output)]
+    assert sorted(asked) == ["test 0", "test 1"]
+
+
+def test_data_of_a_split_or_subset_that_is_not_there(folders, tmp_path, monkeypatch, capsys):
+    DatasetDict({"test": Dataset.from_dict({"prompt": ["a"]})}).save_to_disk(tmp_path / "mine")
+    command = data_command(folders, tmp_path / "out", "--prompts", tmp_path / "mine")
+    status, _, error = call_main(monkeypatch, capsys, *command)
+    assert status == 1 and "split 'train'" in error and "it has test" in error
+    status, _, error = call_main(monkeypatch, capsys, *command, "--split", "validation", "--subset", "main")
+    assert status == 1 and "split 'validation', subset 'main'" in error
+
+
+def test_data_on_a_full_disk_goes_on_afterwards(folders, tmp_path, monkeypatch, capsys):
+    command = data_command(folders, tmp_path / "out", "--prompts", folders / "prompts.jsonl")
+    write, seen = os.fsync, []
+
+    def full(descriptor):
+        seen.append(descriptor)
+        if len(seen) > 2:  # the settings and one batch still fit
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        status, _, error = call_main(patch, capsys, *command)
+    assert status == 1 and "Error:" in error and "disk is full" in error and "same command" in error
+    assert not (tmp_path / "out").exists()
+    result = run(*command)
+    assert result.exit_code == 0 and "12 responses" in result.output
 
 
 def test_from_prompts_to_a_calibrated_drafter(folders, tmp_path):
@@ -115,45 +281,7 @@ def test_from_prompts_to_a_calibrated_drafter(folders, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_bench_writes_its_report(folders, tmp_path):
-    result = run(
-        "bench", *models(folders), "--suite", folders / "suite.jsonl", "--method", "target,fixed:2,cost_aware",
-        "--max-new-tokens", 8, "--dtype", "float32", "--check-float32", "1", "--output", tmp_path / "bench",
-    )  # fmt: skip
-    assert result.exit_code == 0
-    results = json.loads((tmp_path / "bench" / "results.json").read_text())
-    assert {row["method"] for row in results["results"]} == {"target", "fixed:2", "cost_aware"}
-    assert all(row["lossless"] == 1.0 for row in results["results"])
-    assert (tmp_path / "bench" / "report.md").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["generate", "  "], ["prompt is empty"]),
-        (["generate", "Hi", "--window", "sideways"], ["Unknown window policy"]),
-        (["bench", "--suite", "SUITE", "--temperature", "warm"], ["--temperature", "warm"]),
-        (["bench", "--suite", "SUITE", "--method", "telepathy"], ["telepathy"]),
-        (["bench", "--suite", "missing.jsonl"], ["missing.jsonl"]),
-    ],
-)
-def test_bad_input_is_one_clear_line(folders, tmp_path, monkeypatch, capsys, arguments, words):
-    arguments = [str(folders / "suite.jsonl") if a == "SUITE" else a for a in arguments]
-    if arguments[0] == "bench":
-        arguments += ["--output", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["ppow", *arguments, *(str(a) for a in models(folders))])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    error = " ".join(capsys.readouterr().err.split())
-    assert "Error:" in error and all(word in error for word in words), error
-    assert "Traceback" not in error
-
-
 def test_data_with_bad_shares_names_the_option(folders, tmp_path, monkeypatch, capsys):
-    command = ["data", "--prompts", str(folders / "prompts.jsonl"), "--output", str(tmp_path / "x")]
-    monkeypatch.setattr(sys, "argv", ["ppow", *command, "--temperature", "hot"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 1
-    assert "--temperature" in capsys.readouterr().err
+    command = data_command(folders, tmp_path / "x", "--prompts", folders / "prompts.jsonl", "--temperature", "hot")
+    status, _, error = call_main(monkeypatch, capsys, *command)
+    assert status == 1 and "--temperature" in error and "'hot'" in error

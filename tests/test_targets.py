@@ -311,6 +311,18 @@ def test_missing_weights(tmp_path):
         load_target(folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "shard", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_truncated_weights(tmp_path, name, kept):
+    folder = tmp_path / "tiny"
+    tiny_target().save_pretrained(folder, max_shard_size="5GB" if name == "model.safetensors" else "20KB")
+    char_tokenizer().save_pretrained(folder)
+    path = sorted(folder.glob("model-*"))[1] if name == "shard" else folder / name
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(OSError, match="`name_or_path` is .*tiny'.*truncated or damaged: download or copy it again"):
+        load_target(folder)
+
+
 def test_unfit_architectures(tmp_path):
     t5 = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")

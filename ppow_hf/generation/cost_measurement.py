@@ -75,22 +75,28 @@ def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
     return " | ".join((name, dtypes, versions, _identity(target, drafter)))
 
 
-def _places(drafter: DrafterModel) -> list[Path]:
-    """Where a cost model may be stored: beside the drafter if it was loaded from a folder, then the user's cache."""
+def _beside(drafter: DrafterModel) -> Path | None:
+    """The cost models stored beside the drafter, if it was loaded from a folder."""
+    source = getattr(drafter, "name_or_path", None) or drafter.config._name_or_path
+    return Path(source) / COST_MODEL_FILE if source and os.path.isdir(source) else None
+
+
+def _in_cache() -> Path:
     from ..targets import cache_dir
 
-    places = []
-    source = getattr(drafter, "name_or_path", None) or drafter.config._name_or_path
-    if source and os.path.isdir(source):
-        places.append(Path(source) / COST_MODEL_FILE)
-    places.append(cache_dir() / COST_MODEL_FILE)
-    return places
+    return cache_dir() / COST_MODEL_FILE
 
 
 def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel:
     """
     The cost model of these models on this machine: remembered, stored beside the drafter or in the user's cache, or
-    measured now (about a second for a small model) and stored for the next time.
+    measured now (about a second for a small model) and stored in that cache for the next time.
+
+    Only who asks for it writes beside a drafter, with `ppow calibrate --drafter FOLDER` or [`CostModel.save`].
+    Decoding must not: what lies in a drafter's folder is published with it and stated on its card, and the folder is
+    often under version control, or shared with people whose machines are others. For a folder of one's own that costs
+    nothing: the cache knows costs by the sizes of the models and not by a path, so that the drafters a training writes
+    one after another, and copies of them, are measured once, all together.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.
@@ -103,9 +109,8 @@ def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel
     remembered = drafter.__dict__.setdefault("_cost_models", {})
     if key in remembered:
         return remembered[key]
-    places = _places(drafter)
     found = None
-    for place in places:
+    for place in filter(None, (_beside(drafter), _in_cache())):
         try:
             found = CostModel.load(place, key)
         except (ValueError, OSError) as error:
@@ -114,23 +119,20 @@ def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel
             break
     if found is None:
         found = measure_cost_model(target, drafter)
-        stored = _store(found, places)
         logger.warning(
             f"Measured the costs of this drafter on this machine: draft step {found.gamma:.3f}, verification of 4 "
             f"tokens {found.verify(4):.3f}, overhead {found.overhead:.3f} of a target step of "
-            f"{1000 * found.target_step_seconds:.1f} ms. {stored}"
+            f"{1000 * found.target_step_seconds:.1f} ms. {_store(found)}"
         )
     remembered[key] = found
     return found
 
 
-def _store(cost_model: CostModel, places: list[Path]) -> str:
-    for place in places:
-        try:
-            return f"Stored in {cost_model.save(place)}."
-        except OSError:
-            continue  # a read-only folder; the next place is the user's cache
-    return "It could not be stored; set PPOW_HF_CACHE to a writable folder."
+def _store(cost_model: CostModel) -> str:
+    try:
+        return f"Stored in {cost_model.save(_in_cache())}."
+    except OSError:
+        return "It could not be stored; set PPOW_HF_CACHE to a writable folder."
 
 
 def _synchronise(device: torch.device) -> None:

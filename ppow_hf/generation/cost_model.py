@@ -167,8 +167,8 @@ class CostModel:
 
     @classmethod
     def for_models(cls, target: PreTrainedModel, drafter: DrafterModel) -> CostModel:
-        """Finds the stored cost model of these models on this machine, or measures and stores it; see
-        [`find_cost_model`]."""
+        """Finds the cost model of these models on this machine, stored beside the drafter or in the user's cache, or
+        measures it and stores it in the cache; see [`find_cost_model`]."""
         from .cost_measurement import find_cost_model
 
         return find_cost_model(target, drafter)

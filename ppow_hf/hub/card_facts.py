@@ -30,6 +30,7 @@ from ..drafters import DRAFTER_FAMILIES, AutoDrafter
 from ..evaluation.aggregate import summarize
 from ..evaluation.methods import MethodError, parse_method
 from ..evaluation.precision import fingerprint
+from ..generation import CostModel
 
 BENCHMARK_FOLDER = "benchmarks"
 _NO_WEIGHTS = ("d2t", "t2d")
@@ -185,7 +186,7 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
         ppow=stages.get("ppow"),
         provenance=provenance,
         log=_read_json(folder / "training_log.json") or {},
-        costs=list((_read_json(folder / "cost_model.json") or {}).get("entries", {}).values()),
+        costs=_read_costs(folder / "cost_model.json"),
         benchmarks=_read_benchmarks(folder),
         custom_generate=(folder / "custom_generate" / "generate.py").is_file(),
     )
@@ -253,6 +254,19 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise OSError(f"`{path}` is not a JSON object. Write it again, or delete it.")
     return content
+
+
+def _read_costs(path: Path) -> list[dict[str, Any]]:
+    entries = (_read_json(path) or {}).get("entries", {})
+    try:
+        if not isinstance(entries, dict):
+            raise ValueError(f"`entries` must be an object, got {entries!r}.")
+        return [CostModel.from_dict(entry).to_dict() for entry in entries.values()]
+    except ValueError as error:
+        raise OSError(
+            f"`{path}` holds what is no cost model: {error} Delete the file and measure again with `ppow calibrate "
+            f"--drafter {path.parent}`."
+        ) from None
 
 
 def _read_weights(folder: Path) -> Weights:

@@ -1,13 +1,27 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""What scripts run with `python -m` share with `ppow`: options from type hints, errors in one line."""
+"""What `ppow` and the scripts run with `python -m` share: options, loading the models, text and errors in one line."""
 
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+TargetOption = Annotated[
+    str, typer.Option("--target", help="Target: a Hub id, a folder, or embedded: smollm2-135m-instruct, gemma3-270m.")
+]
+DrafterOption = Annotated[
+    str | None, typer.Option("--drafter", help="Drafter: a Hub id or folder. Default: the reference drafter.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Dtype of both models: auto, float32, bfloat16, float16.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Where to run: cpu, cuda, ... Default: a GPU if there is one.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed. The same seed gives the same result on one machine.")]
 
 
 def run(function: Callable[..., None]) -> None:
@@ -18,13 +32,127 @@ def run(function: Callable[..., None]) -> None:
     Args:
         function (`Callable`): Its parameters carry typer's annotations.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(function)
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> None:
+    """
+    Runs commands as [`run`] does one.
+
+    Args:
+        app (`typer.Typer`): The commands.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("PPOW_DEBUG"):
             raise
-        Console(stderr=True, highlight=False).print("[bold red]Error:[/]", error, soft_wrap=True)
+        print_error(str(error))
         sys.exit(1)
+
+
+def print_line(console: Console, text: str) -> None:
+    """
+    Prints text that names what a user gave (a path, a prompt) as it is: `[...]` is no markup in it, `:...:` no emoji,
+    and long lines are not broken, so that a path can be copied.
+
+    Args:
+        console ([`~rich.console.Console`]): Where to print.
+        text (`str`): What to print.
+    """
+    console.print(Text(text), soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """
+    Prints an error to standard error, as it is.
+
+    Args:
+        message (`str`): What happened, and the remedy.
+    """
+    line = Text.assemble(("Error:", "bold red"), " ", message)
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def load_models(
+    console: Console,
+    target_name: str,
+    drafter_name: str | None,
+    dtype: str,
+    device: str | None,
+    with_drafter: bool = True,
+):
+    """
+    Target, tokenizer and drafter, on one device and in one dtype.
+
+    Args:
+        console ([`~rich.console.Console`]): Where to say that it takes a while.
+        target_name (`str`): As for [`load_target`].
+        drafter_name (`str`, *optional*): A Hub id or folder; the reference drafter by default.
+        dtype (`str`): As for [`load_target`].
+        device (`str`, *optional*): As for [`load_target`]; the machine's accelerator by default.
+        with_drafter (`bool`, *optional*, defaults to `True`): Without, no drafter is loaded, nor need one exist.
+
+    Returns:
+        `tuple`: The target, its tokenizer, and the drafter, bound to the target, or `None`.
+    """
+    from transformers.utils import logging
+
+    from ppow_hf import AutoDrafter, load_target
+    from ppow_hf.quickstart import reference_drafter_path
+
+    logging.disable_progress_bar()
+    what = "the target and the drafter" if with_drafter else "the target"
+    with console.status(f"Loading {what}..."):
+        target, tokenizer = load_target(target_name, dtype=dtype, device=device or "auto")
+        if not with_drafter:
+            return target, tokenizer, None
+        source = drafter_name or reference_drafter_path()
+        try:
+            drafter = AutoDrafter.from_pretrained(source, dtype=target.dtype).to(target.device)
+        except OSError as error:
+            raise OSError(
+                f"`--drafter` is {str(source)!r}, where no drafter could be read: give a folder that "
+                "`drafter.save_pretrained` wrote, or a Hub id, which needs the network or a filled Hub cache. The "
+                f"cause: {error}"
+            ) from error
+        drafter.bind_target(target)
+    return target, tokenizer, drafter
+
+
+def set_seed(seed: int) -> None:
+    """Seeds Python, NumPy and PyTorch; transformers is imported only when a command runs."""
+    from transformers import set_seed as seed_all
+
+    seed_all(seed)
+
+
+def parse_numbers(name: str, text: str) -> list[float]:
+    """The value of an option such as `0,1`; errors name the option."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"`{name}` takes comma-separated numbers such as 0,1, got {text!r}.") from None
+
+
+def parse_count(name: str, text: str) -> int | str:
+    """The value of an option such as `3` or `all`; errors name the option."""
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise ValueError(f"`{name}` takes a whole number or `all`, got {text!r}.") from None
+
+
+def parse_shares(name: str, options: list[str]) -> dict[float, float]:
+    """The values of an option such as `0:0.7` and `1:0.3`, as numbers; errors name the option."""
+    shares = {}
+    for option in options:
+        temperature, colon, share = option.partition(":")
+        try:
+            shares[float(temperature)] = float(share) if colon else 1.0
+        except ValueError:
+            raise ValueError(f"`{name}` takes TEMPERATURE:SHARE such as 1:0.3, got {option!r}.") from None
+    return shares

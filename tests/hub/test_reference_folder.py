@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0.
 """The published drafter's folder is its repository: `ppow push` sends it as it is."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_there_is_a_reference_drafter():
     assert [folder.name for folder in FOLDERS] == ["smollm2-135m-instruct-eagle3"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_costs_are_of_machines_the_benchmarks_ran_on(folder):
+    """An entry of another machine would be published with the others, and be one more row of the card."""
+    machines = set()
+    for path in (folder / "benchmarks").rglob("results.json"):
+        results = json.loads(path.read_text())
+        for sitting in results.get("sittings") or [results]:
+            environment = sitting["environment"]
+            cpu = f"cpu {environment['cpu']} x{environment['torch_threads']}"
+            machines.add(cpu if environment["device"] == "cpu" else environment["device_name"])
+    entries = json.loads((folder / "cost_model.json").read_text())["entries"]
+    foreign = [key for key in entries if key.split(" | ")[0] not in machines]
+    assert entries and not foreign, (
+        f"{folder.name}/cost_model.json holds costs of a machine that no benchmark in the folder ran on: {foreign}. "
+        "Take them out, or benchmark there too and run `ppow card`."
+    )
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

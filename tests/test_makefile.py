@@ -1,0 +1,49 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The Makefile's set-up, and the Python it needs."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_an_old_python_is_refused_before_anything_is_set_up(tmp_path):
+    python = tmp_path / "old-python"
+    # This Python, saying of itself what 3.10 says. It makes no environment: that would fetch gigabytes.
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] || {{ echo "made an environment" >&2; exit 1; }}\n'
+        f'exec {sys.executable} -c "import sys; sys.version_info = (3, 10, 14); exec(sys.argv[1])" "$2"\n'
+    )
+    python.chmod(0o755)
+    command = ["make", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}", "quickstart"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "Python >= 3.11 is needed" in done.stderr and "is 3.10" in done.stderr
+    assert "made an environment" not in done.stderr
+
+
+def test_the_python_required_is_one_the_dependencies_run_on():
+    required = SpecifierSet(PROJECT["requires-python"])
+    (oldest,) = re.findall(r"^>=(3\.\d+)$", str(required))
+    for dependency in PROJECT["dependencies"]:
+        theirs = metadata(Requirement(dependency).name)["Requires-Python"]
+        assert theirs is None or oldest in SpecifierSet(theirs), (dependency, theirs)
+    assert f"Python >= {oldest} is needed" in (ROOT / "Makefile").read_text()
+
+
+def test_every_variable_of_the_makefile_is_used():
+    text = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"^(\w+) [?:]?=", text, flags=re.M):
+        assert f"$({name})" in text, name
