@@ -83,13 +83,18 @@ def write_text_whole(path: Path, text: str) -> None:
         raise
 
 
-def save_dataset_whole(dataset: Dataset, output_dir: str | os.PathLike, provenance: dict) -> None:
+def save_dataset_whole(
+    dataset: Dataset, output_dir: str | os.PathLike, provenance: dict, workspace: Path | None = None
+) -> None:
     """Save a dataset and its `provenance.json` in a folder that appears at once and whole.
 
     Args:
         dataset ([`~datasets.Dataset`]): what to save, with `save_to_disk`.
         output_dir (`str` or `os.PathLike`): the folder to make; it must not exist, or be empty.
         provenance (`dict`): where the data came from; JSON values only.
+        workspace (`Path`, *optional*):
+            an existing folder on the same disk to build it in, for one process at a time. Whatever a killed process
+            leaves is then removed with that folder, instead of staying beside `output_dir`.
 
     Raises:
         FileExistsError: `output_dir` holds something already.
@@ -99,7 +104,12 @@ def save_dataset_whole(dataset: Dataset, output_dir: str | os.PathLike, provenan
     check_output_dir(output_dir)
     with explain_disk_full(output_dir, "Nothing was left behind: free some space and run the same command again."):
         output_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+        if workspace is None:
+            temporary = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
+        else:
+            temporary = workspace / "dataset"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
         try:
             temporary.chmod(0o755)
             dataset.save_to_disk(temporary)

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .chat import Messages
 from .files import read_jsonl
+from .fingerprint import source_sha256
 from .sharegpt import SHAREGPT, read_sharegpt
 
 logger = logging.get_logger(__name__)
@@ -50,6 +51,22 @@ class Prompt:
             return self.turns[0]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return system + [{"role": "user", "content": self.turns[0]}]
+
+
+class SelectedPrompts(list):
+    """
+    A list of prompts that tells what was kept out of it, so that this can be recorded with whatever is made of it.
+
+    Args:
+        prompts (`Iterable[Prompt]`): the prompts.
+        excluded (`list[dict]`):
+            every evaluation source by its `name` (without folders), the `sha256` of its content (`None` where it is
+            not on this machine), and `prompts_removed`.
+    """
+
+    def __init__(self, prompts: Iterable[Prompt], excluded: list[dict]):
+        super().__init__(prompts)
+        self.excluded = excluded
 
 
 def load_prompts(
@@ -133,19 +150,20 @@ def select_prompts(
     exclude: Sequence[str | os.PathLike] = (),
     limit: int | None = None,
     seed: int | None = None,
-) -> list[Prompt]:
+) -> SelectedPrompts:
     """Drop duplicates and evaluation prompts, then shuffle and cut.
 
     Args:
         prompts (`Iterable[Prompt]`): from one or several calls of [`load_prompts`].
         exclude (`Sequence[str | os.PathLike]`, *optional*):
             evaluation sources, read by [`load_prompts`]. A prompt is dropped when one of its user messages equals an
-            evaluation message, contains one or is part of one (case, punctuation and spacing aside).
+            evaluation message, contains one or is part of one (case, punctuation and spacing aside); it counts as
+            removed by the first source it is in.
         limit (`int`, *optional*): keep this many, after shuffling.
         seed (`int`, *optional*): shuffle with this seed; no shuffling by default.
 
     Returns:
-        `list[Prompt]`.
+        [`SelectedPrompts`]: a list of prompts, with the sources of `exclude` in its `excluded`.
 
     Raises:
         ValueError: nothing is left.
@@ -155,8 +173,14 @@ def select_prompts(
     unique: dict[tuple, Prompt] = {}
     for prompt in prompts:
         unique.setdefault((prompt.system, *map(_normalise, prompt.turns)), prompt)
-    evaluation = {_normalise(turn) for source in exclude for prompt in load_prompts(source) for turn in prompt.turns}
-    kept = [prompt for prompt in unique.values() if not any(_overlaps(turn, evaluation) for turn in prompt.turns)]
+    kept, excluded = list(unique.values()), []
+    for source in exclude:
+        evaluation = {_normalise(turn) for prompt in load_prompts(source) for turn in prompt.turns}
+        left = [prompt for prompt in kept if not any(_overlaps(turn, evaluation) for turn in prompt.turns)]
+        name = Path(source).name if os.path.exists(source) else os.fspath(source)
+        removed = len(kept) - len(left)
+        excluded.append({"name": name, "sha256": source_sha256(source), "prompts_removed": removed})
+        kept = left
     if len(kept) < len(unique):
         logger.warning(f"{len(unique) - len(kept)} prompts are evaluation prompts and were left out.")
     if not kept:
@@ -166,7 +190,7 @@ def select_prompts(
         )
     if seed is not None:
         random.Random(seed).shuffle(kept)
-    return kept[:limit]
+    return SelectedPrompts(kept[:limit], excluded)
 
 
 def _normalise(text: str) -> str:
@@ -235,7 +259,9 @@ def _find_column(row: dict, where: str) -> str:
 
 
 def _user_turns(value: object, where: str) -> tuple[str | None, list[str]]:
-    """System message and user messages of a cell; blank ones are left out."""
+    """System message and user messages of a cell; blank ones are left out.
+
+    Other messages, answers, tool calls and their results, may hold anything: they are not used."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list):
         raise ValueError(
@@ -251,7 +277,8 @@ def _user_turns(value: object, where: str) -> tuple[str | None, list[str]]:
         else:
             role, content = None, None
         role = _ROLES.get(role, role)
-        if not isinstance(content, str) or not isinstance(role, str):
+        needed = role in ("system", "user")
+        if not isinstance(role, str) or (needed and not isinstance(content, str)):
             raise ValueError(
                 f'{where}: {str(item)[:80]!r} is not a message; write {{"role": "user", "content": "..."}} with text '
                 "content, or correct or delete the row."

@@ -24,8 +24,9 @@ from transformers.utils import logging
 from .chat import prompt_token_ids
 from .conversations import Conversation, cut_after_end, left_pad, plan_batches
 from .files import PROVENANCE_FILE, check_output_dir, save_dataset_whole
+from .fingerprint import weights_fingerprint
 from .prompts import Prompt
-from .settings import ResponseSettings
+from .settings import ResponseSettings, end_token_ids, own_distribution
 from .shards import Shard, ShardFolder, settings_hash
 from .tokenized import load_responses, response_features
 
@@ -59,7 +60,8 @@ def generate_responses(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             its tokenizer. Prompts go through its chat template; without one, they are continued as plain text.
         prompts (`Sequence[Prompt | str]`):
-            what to answer. In a conversation of several user turns the target's own answers stand in between.
+            what to answer. In a conversation of several user turns the target's own answers stand in between. Those of
+            [`select_prompts`] bring the evaluation sources that were kept out of them, which are recorded.
         output_dir (`str` or `os.PathLike`): folder of the dataset; it must not exist, or be empty.
         max_new_tokens (`int`, *optional*, defaults to 256): longest answer, per turn.
         batch_size (`int`, *optional*, defaults to 32): most conversations in a batch.
@@ -98,16 +100,18 @@ def generate_responses(
         max_prompt_tokens=_prompt_limit(target, max_new_tokens, max_prompt_tokens),
         seed=seed,
     )
+    excluded = getattr(prompts, "excluded", [])
     prompts = [Prompt((prompt,)) if isinstance(prompt, str) else prompt for prompt in prompts]
     _check(target, tokenizer, prompts)
     recorded = _recorded_settings(target, tokenizer, prompts, settings)
     output_dir = Path(output_dir)
+    shards = ShardFolder(output_dir.with_name(output_dir.name + ".partial"), recorded)
     if _settings_hash_of(output_dir) == settings_hash(recorded):
         logger.warning(f"{output_dir} already holds these responses.")
+        shards.remove_leftovers()
         return load_responses(output_dir)
     check_output_dir(output_dir)
 
-    shards = ShardFolder(output_dir.with_name(output_dir.name + ".partial"), recorded)
     with shards.opened():
         run = _Run(target, tokenizer, settings, shards, generate=finish)
         conversations = run.start(prompts)
@@ -116,7 +120,8 @@ def generate_responses(
         if not rows:
             raise ValueError(f"{shards.folder} holds no finished batch: run without `finish=False` first.")
         dataset = Dataset.from_list(rows, features=response_features(tokenizer.chat_template is not None))
-        save_dataset_whole(dataset, output_dir, _provenance(recorded, prompts, conversations, rows, run))
+        provenance = _provenance(recorded, prompts, conversations, rows, run, excluded)
+        save_dataset_whole(dataset, output_dir, provenance, workspace=shards.folder)
     if finish:
         shards.remove()
     return load_responses(output_dir)
@@ -140,9 +145,7 @@ class _Run:
     ):
         self.target, self.tokenizer, self.settings, self.shards = target, tokenizer, settings, shards
         self.generate, self.num_missing = generate, 0
-        eos = target.generation_config.eos_token_id
-        eos = tokenizer.eos_token_id if eos is None else eos
-        self.eos_token_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        self.eos_token_ids = end_token_ids(target, tokenizer)
         pad = (target.generation_config.pad_token_id, tokenizer.pad_token_id, *self.eos_token_ids, 0)
         self.pad_token_id = next(token for token in pad if token is not None)
         self.num_answers = self.num_tokens = self.num_ended = 0
@@ -224,9 +227,12 @@ class _Run:
         device = self.target.device
         inputs = left_pad([conversation.token_ids for conversation in batch], self.pad_token_id, device)
         config = self.settings.generation_config(batch[0].temperature, self.eos_token_ids, self.pad_token_id)
-        with torch.random.fork_rng(
-            devices=[] if device.type == "cpu" else [device],
-            device_type="cuda" if device.type == "cpu" else device.type,
+        with (
+            torch.random.fork_rng(
+                devices=[] if device.type == "cpu" else [device],
+                device_type="cuda" if device.type == "cpu" else device.type,
+            ),
+            own_distribution(self.target, self.eos_token_ids, self.pad_token_id),
         ):
             torch.manual_seed(self.settings.batch_seed(turn, number))
             output = self.target.generate(**inputs, generation_config=config)
@@ -270,16 +276,12 @@ def _recorded_settings(
     target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], settings: ResponseSettings
 ) -> dict:
     """Everything the responses depend on, in JSON values."""
-    weights = hashlib.sha256()
-    for name, parameter in target.named_parameters():
-        # One row of every weight tells two checkpoints of one architecture apart, and takes no time.
-        sample = parameter.detach().flatten()[:64].float().cpu().numpy().tobytes()
-        weights.update(f"{name}{tuple(parameter.shape)}".encode() + sample)
     texts = hashlib.sha256(json.dumps([[p.system, *p.turns] for p in prompts]).encode())
     return {
         "target": target.config._name_or_path,
         "target_model_type": target.config.model_type,
-        "target_weights": weights.hexdigest()[:16],
+        "target_weights": weights_fingerprint(target),
+        "eos_token_ids": end_token_ids(target, tokenizer),
         "dtype": str(target.dtype).removeprefix("torch."),
         "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16],
         "prompts": texts.hexdigest()[:16],
@@ -296,7 +298,12 @@ def _settings_hash_of(output_dir: Path) -> str | None:
 
 
 def _provenance(
-    recorded: dict, prompts: list[Prompt], conversations: list[Conversation], rows: list[dict], run: _Run
+    recorded: dict,
+    prompts: list[Prompt],
+    conversations: list[Conversation],
+    rows: list[dict],
+    run: _Run,
+    excluded: list[dict],
 ) -> dict:
     return {
         "settings": recorded,
@@ -308,6 +315,7 @@ def _provenance(
         },
         "sources": dict(Counter(conversation.source for conversation in conversations)),
         "temperatures": dict(Counter(str(conversation.temperature) for conversation in conversations)),
+        "excluded": excluded,
         "prompts": len(prompts),
         "prompts_too_long": len(prompts) - len(conversations),
         "rows": len(rows),

@@ -7,10 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..generation.call_checks import eos_token_ids_of
 from .prompts import Prompt
 
 
@@ -61,8 +64,7 @@ class ResponseSettings:
         return int.from_bytes(digest, "big")
 
     def generation_config(self, temperature: float, eos_token_ids: list[int], pad_token_id: int) -> GenerationConfig:
-        """Greedy, or sampling from the target's own distribution: penalties and cut-offs from the target's generation
-        config would teach the drafter another distribution than the one it has to predict."""
+        """Greedy, or sampling from the target's own distribution. For use within [`own_distribution`]."""
         sampling = {"temperature": temperature, "top_k": self.top_k, "top_p": self.top_p}
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
@@ -73,3 +75,27 @@ class ResponseSettings:
             pad_token_id=pad_token_id,
             **(sampling if temperature > 0 else {}),
         )
+
+
+def end_token_ids(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: those of the target's generation config, else the tokenizer's."""
+    own = sorted(eos_token_ids_of(target.generation_config))
+    return own or ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
+
+
+@contextmanager
+def own_distribution(target: PreTrainedModel, eos_token_ids: list[int], pad_token_id: int) -> Iterator[None]:
+    """
+    Sets the target's generation config aside, but for its special tokens.
+
+    `generate` takes from it whatever a call leaves open: penalties, suppressed tokens and cut-offs, which would teach
+    the drafter another distribution than the one it has to predict.
+    """
+    before = target.generation_config
+    target.generation_config = GenerationConfig(
+        bos_token_id=before.bos_token_id, eos_token_id=eos_token_ids or None, pad_token_id=pad_token_id
+    )
+    try:
+        yield
+    finally:
+        target.generation_config = before

@@ -77,13 +77,17 @@ class ShardFolder:
         finally:
             lock.release()
 
-    def _check_settings(self) -> None:
+    def _settings_before(self) -> dict | None:
         path = self.folder / _SETTINGS_FILE
-        if not path.exists():
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _check_settings(self) -> None:
+        before = self._settings_before()
+        if before is None:
             with self._explained("Nothing was generated yet"):
+                path = self.folder / _SETTINGS_FILE
                 write_text_whole(path, json.dumps(self.settings, indent=2, sort_keys=True) + "\n")
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(
             key for key in before.keys() | self.settings.keys() if before.get(key) != self.settings.get(key)
         )
@@ -114,7 +118,26 @@ class ShardFolder:
             write_text_whole(self._path(shard.turn, shard.batch), json.dumps(asdict(shard)))
 
     def remove(self) -> None:
+        """Delete the folder, its settings last: half deleted, it is still known for this run's."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _SETTINGS_FILE:
+                path.unlink()
         shutil.rmtree(self.folder)
+
+    def remove_leftovers(self) -> None:
+        """Delete what was left by a run of these settings that was killed when its dataset was whole. The folder of a
+        run with other settings, or of one that is under way, stays."""
+        if not self.folder.is_dir():
+            return
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                ours = self._settings_before() in (None, self.settings)
+        except Timeout:
+            return
+        if ours:
+            self.remove()
 
     def _explained(self, safe: str):
         remedy = f"{safe}: free some space and run the same command again, it goes on from there."

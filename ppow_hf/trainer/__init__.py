@@ -6,14 +6,17 @@ from .acceptance_losses import TeacherRows, distillation_loss, forward_kl, lk, t
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_sft_trainer import DrafterSFTTrainer, scored_columns
 from .drafter_trainer import DrafterTrainer
+from .drafter_training_config import DrafterTrainingConfig
+from .feature_cache import FeatureCache
 from .ppow_config import PPOWConfig
 from .ppow_trainer import PPOWTrainer
-from .target_pass import FeatureCache, TargetPass
+from .target_pass import TargetPass
 
 __all__ = [
     "DrafterSFTConfig",
     "DrafterSFTTrainer",
     "DrafterTrainer",
+    "DrafterTrainingConfig",
     "FeatureCache",
     "PPOWConfig",
     "PPOWTrainer",

@@ -62,7 +62,9 @@ class TeacherRows:
             for part, value in zip(parts, (p, chunk.argmax(-1), negative_entropy), strict=True):
                 part.append(value)
         if not len(logits):
-            width = len(draft_token_ids) if draft_token_ids is not None else logits.shape[-1]
+            # No token to learn from: prompts that fill `max_length`, for example.
+            vocab_size = (logits if head is None else head(logits)).shape[-1]
+            width = len(draft_token_ids) if draft_token_ids is not None else vocab_size
             empty = logits.new_zeros((0, width), dtype=torch.float32)
             return cls(empty, empty.new_zeros(0, dtype=torch.long), empty.new_zeros(0))
         return cls(*(torch.cat(part) for part in parts))

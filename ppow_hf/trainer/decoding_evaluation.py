@@ -12,9 +12,9 @@ from ..generation import GenerationTrace, WindowConfig
 
 
 def prompt_of(row: dict) -> list[int]:
-    """The token ids before the target's first own token."""
+    """The token ids before the target's first own token; the first token of a text that is all the target's own."""
     mask = list(row["loss_mask"])
-    return list(row["input_ids"])[: mask.index(1)] if 1 in mask else list(row["input_ids"])
+    return list(row["input_ids"])[: max(mask.index(1), 1)] if 1 in mask else list(row["input_ids"])
 
 
 def decode_prompt(
@@ -57,7 +57,8 @@ def decode_held_out(
         accelerator ([`~accelerate.Accelerator`]): Of the trainer.
         drafter ([`DrafterModel`]): The drafter, unwrapped.
         target ([`~transformers.PreTrainedModel`]): The target.
-        dataset ([`~datasets.Dataset`]): Rows with `input_ids` and `loss_mask`; the first `num_prompts` are decoded.
+        dataset ([`~datasets.Dataset`]): Rows with `input_ids` and `loss_mask`; the first `num_prompts` are decoded,
+            those without a single token left out.
         num_prompts (`int`): How many.
         max_new_tokens (`int`): New tokens for each.
         window (`str` or [`WindowConfig`]): Window policy.
@@ -72,13 +73,11 @@ def decode_held_out(
     chosen = range(accelerator.process_index, min(num_prompts, len(dataset)), accelerator.num_processes)
     with torch.autocast(target.device.type, enabled=False):
         for index in chosen:
+            prompt = prompt_of(dataset[index])
+            if not prompt:
+                continue
             trace = decode_prompt(
-                target,
-                drafter,
-                prompt_of(dataset[index]),
-                window=window,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
+                target, drafter, prompt, window=window, max_new_tokens=max_new_tokens, do_sample=False
             )
             for cycle in trace.cycles:
                 totals += torch.tensor([1.0, cycle.drafted, cycle.accepted, cycle.accepted + 1.0])

@@ -2,23 +2,19 @@
 # Licensed under the Apache License, Version 2.0.
 """Configuration of the supervised stage."""
 
-import math
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
-from ..generation import WindowConfig
 from .acceptance_losses import LOSSES
+from .drafter_training_config import DrafterTrainingConfig
 
 
 @dataclass
-class DrafterSFTConfig(TrainingArguments):
+class DrafterSFTConfig(DrafterTrainingConfig):
     r"""
-    Configuration of the [`DrafterSFTTrainer`].
+    Configuration of the [`DrafterSFTTrainer`], with the fields of [`DrafterTrainingConfig`].
 
-    These defaults differ from [`~transformers.TrainingArguments`]: `learning_rate` 1e-4, `adam_beta2` 0.95,
-    `max_grad_norm` 0.5, `lr_scheduler_type` `"cosine"`, `logging_steps` 10, `remove_unused_columns` `False`,
-    `train_sampling_strategy` `"group_by_length"`.
+    These defaults differ from it: `learning_rate` 1e-4, `lr_scheduler_type` `"cosine"`, `train_sampling_strategy`
+    `"group_by_length"`.
 
     > Parameters that control the training objective
 
@@ -43,33 +39,13 @@ class DrafterSFTConfig(TrainingArguments):
 
     > Parameters that control the data
 
-        max_length (`int`, *optional*, defaults to 2048):
-            Longer rows are cut on the right.
         feature_cache_dir (`str`, *optional*):
             Folder to keep the target's hidden states in, so that only the first epoch runs the target. Takes about
             `2 * (layers + 1) * target_hidden_size` bytes a token in bfloat16.
-
-    > Parameters that control evaluation by decoding
-
-        eval_decode_prompts (`int`, *optional*, defaults to 16):
-            Held-out prompts decoded at each evaluation; 0 turns it off.
-        eval_decode_new_tokens (`int`, *optional*, defaults to 64):
-            New tokens for each of them.
-        eval_window (`str`, *optional*, defaults to `"fixed:5"`):
-            Window policy of that decoding.
-        max_seconds (`float`, *optional*):
-            Stop after this much time in training steps, evaluations left out: equal budgets for comparisons. The
-            learning-rate schedule then runs over this time instead of over steps.
     """
 
-    _VALID_DICT_FIELDS = TrainingArguments._VALID_DICT_FIELDS
-
     learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate for AdamW."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
-    max_grad_norm: float = field(default=0.5, metadata={"help": "Gradient norm to clip at."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning-rate schedule."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not read."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "Sampler for training: rows of like length go together."}
     )
@@ -91,16 +67,9 @@ class DrafterSFTConfig(TrainingArguments):
     )
     cost_ratio: float = field(default=0.06, metadata={"help": "gamma of that reward: draft step / target step."})
     window_temperature: float = field(default=1.0, metadata={"help": "Temperature of the drafter in that reward."})
-    max_length: int = field(default=2048, metadata={"help": "Longer rows are cut on the right."})
     feature_cache_dir: str | None = field(
         default=None, metadata={"help": "Keep the target's hidden states here, so that later epochs skip the target."}
     )
-    eval_decode_prompts: int = field(
-        default=16, metadata={"help": "Held-out prompts decoded at each evaluation, 0 for none."}
-    )
-    eval_decode_new_tokens: int = field(default=64, metadata={"help": "New tokens for each decoded prompt."})
-    eval_window: str = field(default="fixed:5", metadata={"help": "Window policy of the decoding evaluation."})
-    max_seconds: float | None = field(default=None, metadata={"help": "Stop after so much time in training steps."})
 
     def __post_init__(self):
         if not 1 <= self.ttt_steps <= 8:
@@ -112,24 +81,9 @@ class DrafterSFTConfig(TrainingArguments):
         if not 0 <= self.acceptance_loss_weight <= 1:
             raise ValueError(f"`acceptance_loss_weight` must be in [0, 1], got {self.acceptance_loss_weight}.")
         for name in ("distillation_weight", "window_reward_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+            self._check_number(name, getattr(self, name))
         if not self.distillation_weight and not self.window_reward_weight:
             raise ValueError("`distillation_weight` and `window_reward_weight` are both 0: nothing would be learned.")
         for name in ("cost_ratio", "window_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}.")
-        if self.max_length < 3:
-            raise ValueError(f"`max_length` must be at least 3, got {self.max_length}.")
-        if self.eval_decode_prompts < 0 or self.eval_decode_new_tokens < 2:
-            raise ValueError(
-                "`eval_decode_prompts` must not be negative and `eval_decode_new_tokens` must be at least 2, got "
-                f"{self.eval_decode_prompts} and {self.eval_decode_new_tokens}."
-            )
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"`max_seconds` must be above 0, got {self.max_seconds}.")
-        try:
-            WindowConfig.parse(self.eval_window)
-        except ValueError as error:
-            raise ValueError(f"`eval_window` is {self.eval_window!r}: {error}") from None
+            self._check_number(name, getattr(self, name), positive=True)
         super().__post_init__()

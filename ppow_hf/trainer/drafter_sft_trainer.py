@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from ..drafters import DrafterModel
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_trainer import DrafterTrainer
+from .feature_cache import FeatureCache
 from .step_scoring import StepScoring
-from .target_pass import FeatureCache, TargetPass
+from .target_pass import TargetPass
 
 _ROW_ID = "row_id"
 
@@ -49,6 +50,9 @@ class DrafterSFTTrainer(DrafterTrainer):
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
     """
+
+    # By the window starts of the whole optimiser step.
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -86,22 +90,41 @@ class DrafterSFTTrainer(DrafterTrainer):
                 self.target_model,
                 model.feature_layer_ids,
                 fingerprint,
+                args.max_length,
             )
         self.target_pass = TargetPass(self.target_model, model, cache)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """Window starts of one optimiser step, over its micro-batches and all processes."""
+        counts = [self._columns_of(batch)[0].sum() for batch in batch_samples]
+        count = torch.stack(counts).sum().to(device) if counts else torch.zeros((), dtype=torch.long, device=device)
+        return self.accelerator.reduce(count, reduction="sum")
+
+    def _columns_of(self, inputs: dict[str, Any]) -> torch.Tensor:
+        loss_mask = inputs["loss_mask"].bool() & inputs["attention_mask"].bool()
+        return scored_columns(loss_mask, self.model.prediction_offset, self.ttt_steps)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, metrics = self._compute_loss(model, inputs)
-        store = self._metrics["train" if self.model.training else "eval"]
-        for name, value in metrics.items():
-            store[name].append(value)
+        total, scoring = self._score(model, inputs)
+        by_text = torch.stack([torch.stack(list(sums.values())) for sums in scoring.sums]).movedim(-1, 0)
+        table = self._sum_over_texts(by_text).T.tolist()
+        sums = dict(zip(scoring.sums[0], table, strict=True))
+        rewards = scoring.window_rewards
+        reward = None if rewards is None else float(self._sum_over_texts(rewards))
+        self._metrics["train" if self.model.training else "eval"].add(self._figures(sums, reward))
+        starts = sums["count"][0] if num_items_in_batch is None else float(num_items_in_batch)
+        # Gradients are averaged over processes, so the share of this one is scaled up by their number: two processes
+        # with half a batch each take the very step one process takes with the whole.
+        loss = total * self.accelerator.num_processes / max(starts, 1.0)
         return (loss, {}) if return_outputs else loss
 
-    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _score(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, StepScoring]:
+        """The loss of a batch, summed over its window starts, and the figures of its texts."""
         input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
         loss_mask = inputs["loss_mask"].bool() & attention_mask.bool()
-        columns = scored_columns(loss_mask, self.model.prediction_offset, self.ttt_steps)
+        columns = self._columns_of(inputs)
         # Position t gives the distribution of token t + 1.
         positions = torch.zeros_like(loss_mask)
         positions[:, :-1] = loss_mask[:, 1:]
@@ -117,30 +140,32 @@ class DrafterSFTTrainer(DrafterTrainer):
             column_mask=columns,
             score=scoring,
         )
-        return self._reduce(scoring.total(output.scores), scoring.sums)
+        return scoring.total(output.scores), scoring
 
-    def _reduce(
-        self, total: torch.Tensor, sums: list[dict[str, torch.Tensor]]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss per window start over all processes, and metrics as means over all processes."""
-        names = list(sums[-1])
-        stacked = torch.stack([torch.stack([s[name].float() for name in names]) for s in sums])
-        stacked = self.accelerator.reduce(stacked, reduction="sum")
-        table = dict(zip(names, stacked.T.tolist(), strict=True))
-        starts = max(table["count"][0], 1.0)
-        # Gradients are averaged over processes, so the share of this one is scaled up by their number: two processes
-        # with half a batch each take the very step one process takes with the whole.
-        loss = total * self.accelerator.num_processes / starts
-        metrics = {"simulated_acceptance_length": 1 + sum(table["chain"]) / starts}
-        for k, count in enumerate(table["count"]):
-            count = max(count, 1.0)
-            metrics[f"step_{k}/loss"] = table["loss"][k] / count
-            metrics[f"step_{k}/accuracy"] = table["correct"][k] / count
-            metrics[f"step_{k}/expected_acceptance"] = table["acceptance"][k] / count
-        if self.args.window_reward_weight:
-            reward = self.accelerator.reduce(sums[0]["window_reward"], reduction="sum")
-            metrics["window_reward"] = float(reward) / starts
-        return loss, metrics
+    def _sum_over_texts(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums `(batch, ...)` over the texts of all processes."""
+        if self.model.training:
+            return self.accelerator.reduce(values.sum(0), reduction="sum")
+        # The last batch is filled up with texts seen before, so that every process has one: those do not count again.
+        return self.accelerator.gather_for_metrics(values.contiguous()).sum(0)
+
+    def _figures(self, sums: dict[str, list[float]], reward: float | None) -> dict[str, tuple[float, float]]:
+        """Sums and counts of what is logged; `sums` has one entry per step."""
+        starts = sums["count"][0]
+        figures = {"simulated_acceptance_length": (starts + sum(sums["chain"]), starts)}
+        for k, count in enumerate(sums["count"]):
+            figures[f"step_{k}/loss"] = (sums["loss"][k], count)
+            figures[f"step_{k}/accuracy"] = (sums["correct"][k], count)
+            figures[f"step_{k}/expected_acceptance"] = (sums["acceptance"][k], count)
+        total = sum(self.args.step_loss_decay**k * loss for k, loss in enumerate(sums["loss"]))
+        total = self.args.distillation_weight * total
+        if reward is not None:
+            figures["window_reward"] = (reward, starts)
+            total = total - self.args.window_reward_weight * reward
+        if not self.model.training:
+            # `Trainer` would take the mean of the batches' own.
+            figures["loss"] = (total, starts)
+        return figures
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 

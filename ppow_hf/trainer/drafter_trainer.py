@@ -6,9 +6,9 @@ The initial drafter is kept beside the checkpoints: training can make a drafter 
 that training began with.
 """
 
+import copy
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
@@ -24,8 +24,11 @@ from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from .decoding_evaluation import decode_held_out
+from .drafter_training_config import DrafterTrainingConfig
+from .early_stopping import EarlyStopping
 from .sharding import WholeDrafter
 from .time_budget import TimeBudget, schedule_over_budget
+from .weighted_means import WeightedMeans
 
 logger = logging.get_logger(__name__)
 
@@ -40,7 +43,8 @@ class DrafterTrainer(Trainer):
     Args:
         model ([`DrafterModel`]): The drafter to train.
         target_model ([`~transformers.PreTrainedModel`]): The frozen target.
-        args ([`~transformers.TrainingArguments`]): Configuration, with the fields of a decoding evaluation.
+        args ([`DrafterTrainingConfig`]): Configuration. One process trains on one device: several GPUs take
+            `accelerate launch`.
         train_dataset, eval_dataset ([`~datasets.Dataset`], *optional*): Rows with `input_ids` and `loss_mask`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's tokenizer.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
@@ -56,7 +60,7 @@ class DrafterTrainer(Trainer):
         self,
         model: DrafterModel,
         target_model: PreTrainedModel,
-        args: Any,
+        args: DrafterTrainingConfig,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -68,10 +72,11 @@ class DrafterTrainer(Trainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if dataset is not None:
                 _check_columns(dataset, name)
+        args = _on_one_device(args)
         callbacks = list(callbacks or [])
-        if getattr(args, "early_stopping_patience", None):
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        if getattr(args, "max_seconds", None):
+        if args.early_stopping_patience:
+            callbacks.append(EarlyStopping(args.early_stopping_patience))
+        if args.max_seconds:
             callbacks.append(TimeBudget(args.max_seconds))
         pad_token_id = next(
             (t for t in (getattr(processing_class, "pad_token_id", None), model.config.pad_token_id) if t is not None),
@@ -98,7 +103,7 @@ class DrafterTrainer(Trainer):
             )
         self._whole = WholeDrafter(model, self.target_model)
         model.add_model_tags(self._tag_names)
-        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._metrics = {"train": WeightedMeans(), "eval": WeightedMeans()}
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -121,17 +126,18 @@ class DrafterTrainer(Trainer):
     # ---- metrics ---------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # Training logs carry a learning rate, evaluation logs do not; the model's mode is already restored by then.
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        prefix = "eval_" if mode == "eval" else ""
-        means = {f"{prefix}{k}": sum(v) / len(v) for k, v in self._metrics[mode].items() if v}
-        self._metrics[mode].clear()
-        super().log({**logs, **means}, start_time)
+        # The figures of an evaluation come with it, see `evaluation_loop`.
+        if not any(name.startswith("eval_") for name in logs):
+            logs = {**logs, **self._metrics["train"].take()}
+        super().log(logs, start_time)
 
     # ---- evaluation by decoding ------------------------------------------------------------------------------------
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
+        self._metrics["eval"].take()
         output = self._held_out_loss(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self._metrics["eval"].take()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         if self.args.eval_decode_prompts:
             drafter = self._whole_drafter()
             figures = decode_held_out(
@@ -221,7 +227,10 @@ class DrafterTrainer(Trainer):
     # ---- the Hub ---------------------------------------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Leaves making the repository to the first push, which retries; training can begin without it."""
+        """
+        Leaves making the repository to the first push, which retries; training can begin without it. Not without a
+        name that the Hub takes: no later push could succeed.
+        """
         from ..hub.push_drafter import hub_repo_id
 
         self.hub_model_id, self.push_in_progress = hub_repo_id(self.args), None
@@ -277,6 +286,21 @@ class _KeepingCollator:
         batch = self.collator(rows)
         wanted = rows[0].keys() - batch.keys() if self.columns is None else set(self.columns) & rows[0].keys()
         return {**batch, **{name: [row[name] for row in rows] for name in sorted(wanted)}}
+
+
+def _on_one_device(args: DrafterTrainingConfig) -> DrafterTrainingConfig:
+    """Keeps a single process to a single GPU: `nn.DataParallel` would cut a batch's column masks along their steps."""
+    if args.n_gpu <= 1:
+        return args
+    logger.warning(
+        f"This process sees {args.n_gpu} GPUs and trains on the first one alone. To train on all of them, start one "
+        f"process per GPU: `accelerate launch --num_processes {args.n_gpu} trainers/sft_drafter.py ...` (or "
+        "`trainers/ppow.py`)."
+    )
+    # A copy: the caller's configuration stays as it was given.
+    args = copy.copy(args)
+    args._n_gpu = 1
+    return args
 
 
 def _check_models(model: Any, target: PreTrainedModel, processing_class: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..drafters import DrafterModel
@@ -113,9 +113,6 @@ class PPOWTrainer(DrafterTrainer):
             optimizers,
             kept_columns=None if reward_funcs is not None else (),
         )
-        if args.early_stopping_patience:
-            self.remove_callback(EarlyStoppingCallback)
-            self.add_callback(_EarlyStopping(args.early_stopping_patience))
         if train_dataset is not None:
             _check_some_eligible(train_dataset, args)
         if reward_funcs is None:
@@ -265,15 +262,12 @@ class PPOWTrainer(DrafterTrainer):
     # ---- metrics ---------------------------------------------------------------------------------------------------
 
     def _collect(self, metrics: dict[str, tuple[float, float]]) -> None:
-        """Means over all processes. Every process must report the same names."""
+        """Keeps sums and counts over all processes for [`~DrafterTrainer.log`]."""
         names = sorted(self._all_names(metrics))
         values = [metrics.get(name, (0.0, 0.0)) for name in names]
         table = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
         table = self.accelerator.reduce(table, reduction="sum").tolist()
-        store = self._metrics["train"]
-        for name, (total, count) in zip(names, table, strict=True):
-            if count:
-                store[name].append(total / count)
+        self._metrics["train"].add(dict(zip(names, table, strict=True)))
 
     def _all_names(self, metrics: dict[str, tuple[float, float]]) -> set[str]:
         if self.accelerator.num_processes == 1:
@@ -285,8 +279,8 @@ class PPOWTrainer(DrafterTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         seconds = self.experience_maker.seconds
         if seconds and not any(name.startswith("eval_") for name in logs) and "loss" in logs:
-            steps = max(len(self._metrics["train"].get("kl", [])), 1)
-            rolled = len(self._metrics["train"].get("reward", []))
+            steps = max(self._metrics["train"].times_added("kl"), 1)
+            rolled = self._metrics["train"].times_added("reward")
             total = sum(seconds.values())
             logs = {**logs, **{f"seconds/{phase}": seconds.get(phase, 0.0) / steps for phase in _PHASES}}
             windows = rolled * self.args.train_batch_size * self.args.num_windows * self.args.num_generations
@@ -304,20 +298,6 @@ class PPOWTrainer(DrafterTrainer):
         if self.cost_model is not None:
             return self.cost_model
         return CostModel(gamma=self.args.cost_ratio)
-
-
-class _EarlyStopping(EarlyStoppingCallback):
-    """Does not count the evaluation before the first step, at the start of a run or where one is resumed."""
-
-    _begin = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._begin = state.global_step
-        super().on_train_begin(args, state, control, **kwargs)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if state.global_step != self._begin:
-            super().on_evaluate(args, state, control, **kwargs)
 
 
 def _check_some_eligible(dataset: Dataset, args: PPOWConfig) -> None:

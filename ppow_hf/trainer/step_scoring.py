@@ -44,7 +44,9 @@ class StepScoring:
         self.offset, self.draft_token_ids = drafter.prediction_offset, drafter.draft_token_ids
         self._teacher_row = teacher_row
         self.paths = GreedyPaths(input_ids, drafter, args) if args.window_reward_weight else None
+        # For every step, figures of every text of the batch, `(batch,)` each.
         self.sums: list[dict[str, torch.Tensor]] = []
+        self.window_rewards: torch.Tensor | None = None
         self._alive: torch.Tensor | None = None
 
     def __call__(self, step: int, states: torch.Tensor, head: nn.Linear | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,19 +103,24 @@ class StepScoring:
 
     def _add_sums(self, step: int, rows: dict[str, torch.Tensor]) -> None:
         columns = self.columns[step]
+        text = columns.nonzero(as_tuple=True)[0]
+
+        def by_text(values: torch.Tensor) -> torch.Tensor:
+            return _sums_by_index(values, text, len(columns))
+
         # For every column, whether this step and all before it were right: the greedy window survives up to here.
         matches = rows["matches"] if rows else columns.new_zeros(0)
         grid = torch.zeros_like(columns)
         grid[columns] = matches
         self._alive = grid if self._alive is None else grid & self._alive
-        zero = torch.zeros((), device=columns.device)
+        none = torch.zeros(0, device=columns.device)
         self.sums.append(
             {
-                "count": torch.tensor(float(len(matches)), device=columns.device),
-                "loss": rows["loss"].sum() if rows else zero,
-                "correct": matches.sum(),
-                "acceptance": rows["acceptance"].sum() if rows else zero,
-                "chain": self._alive.sum(),
+                "count": columns.sum(1).float(),
+                "loss": by_text(rows.get("loss", none)),
+                "correct": by_text(matches),
+                "acceptance": by_text(rows.get("acceptance", none)),
+                "chain": self._alive.sum(1).float(),
             }
         )
 
@@ -131,6 +138,12 @@ class StepScoring:
         total = self.args.distillation_weight * total
         if self.paths is None:
             return total
-        reward = self.paths.rewards([score[1] for score in scores], self.columns).sum()
-        self.sums[0]["window_reward"] = reward.detach()
-        return total - self.args.window_reward_weight * reward
+        rewards = self.paths.rewards([score[1] for score in scores], self.columns)
+        starts = self.columns[0]
+        self.window_rewards = _sums_by_index(rewards.detach(), starts.nonzero(as_tuple=True)[0], len(starts))
+        return total - self.args.window_reward_weight * rewards.sum()
+
+
+def _sums_by_index(values: torch.Tensor, index: torch.Tensor, size: int) -> torch.Tensor:
+    """Sums of the values that share an index, `(size,)`, in float32."""
+    return torch.zeros(size, device=index.device).index_add_(0, index, values.float())

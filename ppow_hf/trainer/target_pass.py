@@ -6,17 +6,13 @@ On the fly by default. With a cache folder, features and final hidden states of 
 first epoch, and the target's layers are not run again.
 """
 
-import hashlib
-import json
-import os
-from pathlib import Path
-
 import torch
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel, gather_features
 from ..drafters.logits_head import logits_head
 from .acceptance_losses import TeacherRows
+from .feature_cache import FeatureCache
 
 
 class TargetPass:
@@ -30,7 +26,7 @@ class TargetPass:
         cache (`FeatureCache`, *optional*): Where hidden states are kept between epochs.
     """
 
-    def __init__(self, target: PreTrainedModel, drafter: DrafterModel, cache: "FeatureCache | None" = None):
+    def __init__(self, target: PreTrainedModel, drafter: DrafterModel, cache: FeatureCache | None = None):
         self.target = target.eval().requires_grad_(False)
         self.layer_ids = drafter.feature_layer_ids
         self.draft_token_ids = drafter.draft_token_ids
@@ -94,72 +90,3 @@ class TargetPass:
         if head is not None:
             return features, output.last_hidden_state, None
         return features, None, output.logits
-
-
-class FeatureCache:
-    """
-    Hidden states of a whole dataset in one memory-mapped file, in the target's dtype.
-
-    Args:
-        folder (`str` or `os.PathLike`): Where to keep it. Caches of other targets, layers or data get other names.
-        lengths (`list[int]`): Tokens of every dataset row.
-        target ([`~transformers.PreTrainedModel`]): Whose hidden states.
-        layer_ids (`tuple[int, ...]`): Which layers.
-        fingerprint (`str`): Identifies the dataset.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        lengths: list[int],
-        target: PreTrainedModel,
-        layer_ids: tuple[int, ...],
-        fingerprint: str,
-    ):
-        width = target.config.get_text_config().hidden_size
-        self.feature_width = width * len(layer_ids)
-        self.width = self.feature_width + width
-        self.dtype = target.dtype
-        self.offsets = [0]
-        for length in lengths:
-            self.offsets.append(self.offsets[-1] + length)
-        key = {
-            "target": target.config._name_or_path,
-            "dtype": str(target.dtype),
-            "layers": list(layer_ids),
-            "dataset": fingerprint,
-            "tokens": self.offsets[-1],
-        }
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        self.path = Path(folder) / name
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "key.json").write_text(json.dumps(key, indent=2) + "\n")
-        # `from_file` maps the file, so that what is written survives a kill; a row counts once its flag is set.
-        self.states = torch.from_file(
-            str(self.path / "states.bin"), shared=True, size=self.offsets[-1] * self.width, dtype=self.dtype
-        ).view(-1, self.width)
-        self.filled = torch.from_file(str(self.path / "filled.bin"), shared=True, size=len(lengths), dtype=torch.uint8)
-
-    def read(self, row_ids: list[int], input_ids: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
-        """Features and final states of a batch, zero on padding, or `None` unless every row is there."""
-        if not bool(self.filled[row_ids].all()):
-            return None
-        batch = torch.zeros(*input_ids.shape, self.width, dtype=self.dtype)
-        for i, row in enumerate(row_ids):
-            start, end = self.offsets[row], min(self.offsets[row + 1], self.offsets[row] + input_ids.shape[1])
-            batch[i, : end - start] = self.states[start:end]
-        batch = batch.to(input_ids.device)
-        features = batch[..., : self.feature_width] if self.feature_width else None
-        return features, batch[..., self.feature_width :]
-
-    def write(
-        self, row_ids: list[int], attention_mask: torch.Tensor, features: torch.Tensor | None, last: torch.Tensor
-    ) -> None:
-        """Keeps the states of a batch. Rows cut by `max_length` are not kept."""
-        parts = [last] if features is None else [features, last]
-        joined = torch.cat(parts, dim=-1).to("cpu", self.dtype)
-        for i, row in enumerate(row_ids):
-            length = int(attention_mask[i].sum())
-            if length == self.offsets[row + 1] - self.offsets[row]:
-                self.states[self.offsets[row] : self.offsets[row + 1]] = joined[i, :length]
-                self.filled[row] = 1

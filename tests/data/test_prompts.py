@@ -1,5 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import hashlib
 import json
 
 import pytest
@@ -40,6 +41,38 @@ SHAREGPT_STYLE = [
 def test_load_prompts_from_jsonl(tmp_path, row, turns, system):
     path = write_jsonl(tmp_path / "mine.jsonl", [row])
     assert load_prompts(path) == [Prompt(turns, system, "mine")]
+
+
+TOOL_CALLS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+    {"role": "tool", "content": [{"type": "text", "text": "2"}], "tool_call_id": "a"},
+    {"role": "assistant"},
+    {"role": "user", "content": "Two?"},
+]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "dataset"])
+def test_conversations_with_tool_calls(tmp_path, form):
+    """What the assistant and tools say is not used, and may be anything."""
+    messages = TOOL_CALLS
+    if form == "jsonl":
+        path = write_jsonl(tmp_path / "mine.jsonl", [{"messages": messages}])
+    else:  # where a missing field is None, and all fields have one type
+        messages = [
+            {**m, "content": m.get("content") if isinstance(m.get("content"), str) else None} for m in messages
+        ]
+        path = tmp_path / "mine"
+        Dataset.from_list([{"messages": messages}]).save_to_disk(path)
+    assert load_prompts(path) == [Prompt(("One?", "Two?"), "Be brief.", "mine")]
+
+
+@pytest.mark.parametrize("role", ["user", "human", "system", "developer", None, 3])
+def test_users_and_systems_messages_must_be_text(tmp_path, role):
+    row = {"prompt": [{"role": "user", "content": "fine"}, {"role": role, "content": None}]}
+    with pytest.raises(ValueError, match="line 1, column 'prompt': .*is not a message"):
+        load_prompts(write_jsonl(tmp_path / "mine.jsonl", [row]))
 
 
 def test_prompt_opening():
@@ -133,6 +166,13 @@ def test_select_prompts_drops_duplicates_and_evaluation_prompts(tmp_path):
         Prompt(("Why not?",)),
     ]
     assert select_prompts(prompts, exclude=[path]) == [prompts[0], prompts[2], prompts[6]]
+    (excluded,) = select_prompts(prompts, exclude=[path], limit=2, seed=0).excluded
+    assert excluded == {
+        "name": "eval.jsonl",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "prompts_removed": 3,
+    }
+    assert select_prompts(prompts).excluded == []
     with pytest.raises(ValueError, match="none are left"):
         select_prompts([Prompt((long_question,))], exclude=[path])
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,9 +13,8 @@ from filelock import FileLock
 from transformers import T5Config, T5ForConditionalGeneration
 
 from ppow_hf.data import files, shards
-from ppow_hf.data.prompts import Prompt
+from ppow_hf.data.prompts import Prompt, select_prompts
 from ppow_hf.data.responses import generate_responses
-from ppow_hf.data.throughput import measure_throughput
 
 from .data_testing_utils import EOS, REWRITING_TEMPLATE, char_target, char_tokenizer
 
@@ -69,6 +69,25 @@ def test_greedy_responses_are_the_targets_own(target, tokenizer, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_was_kept_out_is_recorded(target, tokenizer, tmp_path):
+    names = ["first.jsonl", "second.jsonl"]
+    for name, texts in zip(names, (["is 3?", "never asked"], ["what is 1?", "is 3?", "what what is 2?"]), strict=True):
+        (tmp_path / name).write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    chosen = select_prompts(PROMPTS, exclude=[tmp_path / name for name in names])
+    # "is 3?" is no part of "what what what is 3?": texts as short as these are looked for as a whole.
+    generate_responses(target, tokenizer, chosen, tmp_path / "out", max_new_tokens=2, progress=False)
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    hashes = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names]
+    removed = [0, 2]
+    assert provenance["excluded"] == [
+        {"name": name, "sha256": sha256, "prompts_removed": number}
+        for name, sha256, number in zip(names, hashes, removed, strict=True)
+    ]
+    assert provenance["prompts"] == len(PROMPTS) - 2 and str(tmp_path) not in json.dumps(provenance["excluded"])
+    generate_responses(target, tokenizer, PROMPTS[:1], tmp_path / "other", max_new_tokens=2, progress=False)
+    assert json.loads((tmp_path / "other" / "provenance.json").read_text())["excluded"] == []
+
+
 def test_plain_text_without_chat_template(target, tmp_path):
     tokenizer = char_tokenizer(chat_template=None)
     dataset = generate_responses(target, tokenizer, ["Once", "Twice "], tmp_path / "out", max_new_tokens=5)
@@ -110,18 +129,48 @@ def test_temperature_shares(target, tokenizer, tmp_path):
     assert all(fewer[i]["input_ids"] == dataset[i + 50]["input_ids"] for i in greedy_rows)
 
 
-def test_sampling_ignores_the_targets_own_cut_offs(tokenizer, tmp_path):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 1, "top_p": 0.1, "temperature": 0.2, "do_sample": True},
+        {"repetition_penalty": 5.0},
+        {"no_repeat_ngram_size": 2},
+        {"min_p": 0.9},
+        {"typical_p": 0.1},
+        {"epsilon_cutoff": 0.02},
+        {"suppress_tokens": list(range(10, 60))},
+        {"begin_suppress_tokens": list(range(3, 90))},
+        {"bad_words_ids": [[token] for token in range(10, 60)]},
+        {"min_new_tokens": 8},
+        {"forced_eos_token_id": EOS},
+        {"sequence_bias": [[[20], 50.0]]},
+        {"exponential_decay_length_penalty": (0, 9.0)},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_sampling_ignores_the_targets_own_cut_offs(tokenizer, tmp_path, settings, temperature):
     target = char_target()
-    target.generation_config.update(top_k=1, repetition_penalty=5.0)
-    arguments = {"max_new_tokens": 8, "progress": False}
-    for name, temperatures in (("greedy", {0.0: 1.0}), ("sampled", {1.0: 1.0})):
-        dataset = generate_responses(
-            target, tokenizer, PROMPTS, tmp_path / name, temperatures=temperatures, **arguments
-        )
-        reference = generate_responses(
-            char_target(), tokenizer, PROMPTS, tmp_path / f"{name}-plain", temperatures=temperatures, **arguments
-        )
-        assert dataset["input_ids"][:] == reference["input_ids"][:]
+    target.generation_config.update(**settings)
+    arguments = {"max_new_tokens": 8, "progress": False, "temperatures": {temperature: 1.0}}
+    reference = generate_responses(char_target(), tokenizer, PROMPTS, tmp_path / "plain", **arguments)
+    own = target.generation_config
+    dataset = generate_responses(target, tokenizer, PROMPTS, tmp_path / "own", **arguments)
+    assert dataset["input_ids"][:] == reference["input_ids"][:]
+    assert target.generation_config is own and own.to_dict().items() >= settings.items()
+
+
+def test_the_targets_generation_config_comes_back_after_an_error(tokenizer, tmp_path, monkeypatch):
+    target = char_target()
+    own = target.generation_config
+
+    def failing(self, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(target), "generate", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate_responses(target, tokenizer, PROMPTS, tmp_path / "out", progress=False)
+    assert target.generation_config is own
 
 
 def test_multi_turn_continues_with_the_targets_answers(target, tokenizer, tmp_path):
@@ -304,6 +353,10 @@ def test_changed_settings_are_named(target, tokenizer, tmp_path, monkeypatch):
         generate_responses(target, tokenizer, PROMPTS[1:], tmp_path / "out", **MIXED)
     with pytest.raises(ValueError, match="`target_weights` was"):
         generate_responses(char_target(seed=1), tokenizer, PROMPTS, tmp_path / "out", **MIXED)
+    other_ends = char_target()
+    other_ends.generation_config.eos_token_id = [EOS, 40]
+    with pytest.raises(ValueError, match=r"`eos_token_ids` was \[2\], now \[2, 40\]"):
+        generate_responses(other_ends, tokenizer, PROMPTS, tmp_path / "out", **MIXED)
 
 
 def test_two_processes_on_one_folder(target, tokenizer, tmp_path):
@@ -343,11 +396,3 @@ def test_unfit_inputs(target, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="encoder-decoder"):
         generate_responses(T5ForConditionalGeneration(config), tokenizer, PROMPTS, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_measure_throughput(target, tokenizer):
-    figures = measure_throughput(target, tokenizer, PROMPTS, max_new_tokens=8, batch_size=7, rounds=1)
-    assert figures["ratio"] == pytest.approx(figures["tokens_per_second"] / figures["bare_tokens_per_second"])
-    assert figures["bare_tokens_per_second"] > 0
-    with pytest.raises(ValueError, match="`rounds`"):
-        measure_throughput(target, tokenizer, PROMPTS, rounds=0)

@@ -98,6 +98,50 @@ def test_norms_behind_attention_and_mlp_are_no_norms_before_them(family):
     assert torch.equal(drafter.midlayer.mlp.up_proj.weight, layer.mlp.up_proj.weight)
 
 
+def gate_of(mlp, hidden):
+    return mlp.act_fn(mlp.gate_proj(hidden))
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+@torch.no_grad()
+def test_a_gelu_gate_is_taken_over_by_a_silu(family):
+    """Engines that serve drafters compute SiLU only: the drafter keeps it, and acts like the target all the same."""
+    target = tiny_target(family, vocab_size=VOCAB)
+    theirs, drafter = target.model.layers[-1].mlp, Eagle3Drafter.from_target(target)
+    mine = drafter.midlayer.mlp
+    assert drafter.config.hidden_act == "silu"
+    hidden = 2 * torch.randn(500, 32)
+    wanted = gate_of(theirs, hidden)
+    # Its height is made up for in `down_proj`.
+    assert (gate_of(mine, hidden) / 1.702 - wanted).abs().max() < 0.025
+    # Weights copied as they are would be far off.
+    assert (torch.nn.functional.silu(theirs.gate_proj(hidden)) - wanted).abs().max() > 0.15
+    if family == "gemma":  # the others norm what the MLP puts out, which the drafter does not: there it starts small
+        out = theirs(hidden)
+        assert (mine(hidden) - out).norm() < 0.03 * out.norm()
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma3_text"])
+def test_a_gate_of_the_targets_own_kind_is_copied_as_it_is(family):
+    target = tiny_target(family, vocab_size=VOCAB)
+    drafter = Eagle3Drafter.from_target(target, hidden_act="gelu_pytorch_tanh")
+    mine, theirs = drafter.midlayer.mlp, target.model.layers[-1].mlp
+    hidden = torch.randn(50, 32)
+    assert torch.equal(gate_of(mine, hidden), gate_of(theirs, hidden))
+    if family == "gemma":
+        assert torch.equal(mine(hidden), theirs(hidden))
+
+
+def test_an_mlp_with_another_gate_is_not_taken_over():
+    target = tiny_target("llama", vocab_size=VOCAB, hidden_act="relu2")
+    drafter, random = (Eagle3Drafter.from_target(target, initialization=kind) for kind in ("target", "random"))
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        mine, other = (getattr(d.midlayer.mlp, name).weight for d in (drafter, random))
+        assert torch.equal(mine, other), name
+    layer = target.model.layers[-1]
+    assert torch.equal(drafter.midlayer.self_attn.o_proj.weight, layer.self_attn.o_proj.weight)
+
+
 def test_nothing_is_shared_with_the_target():
     target = tiny_target(vocab_size=VOCAB)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}

@@ -5,7 +5,8 @@
 import torch
 from datasets import Dataset
 
-from ppow_hf.trainer import DrafterSFTConfig
+from ppow_hf.trainer import DrafterSFTConfig, DrafterSFTTrainer
+from tests.testing_utils import tiny_eagle3, tiny_target
 
 
 def token_rows(num_rows: int = 16, vocab_size: int = 96, seed: int = 0, length: int = 24) -> Dataset:
@@ -39,3 +40,15 @@ def sft_args(output_dir, **overrides) -> DrafterSFTConfig:
         "disable_tqdm": True,
     }
     return DrafterSFTConfig(**{**values, **overrides})
+
+
+def sft_trainer(output_dir, drafter=None, target=None, dataset=None, eval_dataset=None, **overrides):
+    """A trainer of a tiny drafter."""
+    target = target if target is not None else tiny_target()
+    return DrafterSFTTrainer(
+        model=drafter if drafter is not None else tiny_eagle3(target, draft_vocab_size=48),
+        target_model=target,
+        args=sft_args(output_dir, **overrides),
+        train_dataset=dataset if dataset is not None else token_rows(),
+        eval_dataset=eval_dataset,
+    )

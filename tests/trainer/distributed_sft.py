@@ -34,12 +34,13 @@ def main(path: str, batch_size: int) -> None:
         trainer.train()
         metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
-        names = ["eval_acceptance_length", "eval_acceptance_rate", "eval_mean_window"]
         weights = trainer.accelerator.unwrap_model(trainer.model_wrapped).state_dict()
         torch.save(
             {
                 "weights": weights,
-                "metrics": {name: metrics[name] for name in names},
+                "metrics": {
+                    name: value for name, value in metrics.items() if not name.endswith(("time", "per_second"))
+                },
                 "num_processes": trainer.accelerator.num_processes,
             },
             path,

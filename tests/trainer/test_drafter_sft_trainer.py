@@ -1,6 +1,7 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,60 +13,23 @@ import torch
 from datasets import Dataset
 
 from ppow_hf import AutoDrafter
-from ppow_hf.drafters import gather_features
-from ppow_hf.trainer import DrafterSFTConfig, DrafterSFTTrainer, distillation_loss, scored_columns
+from ppow_hf.trainer import DrafterSFTConfig, DrafterTrainingConfig, scored_columns
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
-from tests.trainer.common import sft_args, token_rows
+from tests.trainer.common import sft_trainer, token_rows
+from tests.trainer.naive_sft import naive_loss, naive_windows
 
 
-def trainer_for(tmp_path, drafter=None, target=None, dataset=None, eval_dataset=None, **overrides):
-    target = target if target is not None else tiny_target()
-    drafter = drafter if drafter is not None else tiny_eagle3(target, draft_vocab_size=48)
-    return DrafterSFTTrainer(
-        model=drafter,
-        target_model=target,
-        args=sft_args(tmp_path, **overrides),
-        train_dataset=dataset if dataset is not None else token_rows(),
-        eval_dataset=eval_dataset,
-    )
-
-
-def naive_loss(drafter, target, row, ttt_steps, decay, loss_type="forward_kl") -> tuple[float, int]:
-    """The loss of one row by drafting from every position in turn, one token at a time, and the number of starts."""
-    ids, mask = row["input_ids"], row["loss_mask"]
-    input_ids = torch.tensor([ids])
-    with torch.no_grad():
-        output = target(input_ids, output_hidden_states=True)
-    features = gather_features(output.hidden_states, drafter.feature_layer_ids)
-    draft_ids = drafter.draft_token_ids
-    total, starts = 0.0, 0
-    for column in range(len(ids) - 2):
-        state = drafter.new_state()
-        for k in range(ttt_steps):
-            predicted = column + 2 + k
-            if predicted >= len(ids) or not all(mask[column + 2 : predicted + 1]):
-                break
-            if k == 0:
-                starts += 1
-                logits = drafter.extend(state, input_ids[:, : column + 2], features[:, : column + 1])
-            else:
-                logits = drafter.step(state, input_ids[:, column + 1 + k])
-            teacher = output.logits[:, predicted - 1].softmax(-1)
-            teacher = teacher if draft_ids is None else teacher[:, draft_ids]
-            total += decay**k * distillation_loss(loss_type, teacher, logits.log_softmax(-1)).item()
-    return total, starts
-
-
-@pytest.mark.parametrize("loss_type", ["forward_kl", "lk"])
-def test_loss_equals_drafting_from_every_position_in_turn(tmp_path, loss_type):
+@pytest.mark.parametrize("family", ["eagle3", "causal_lm"])
+@pytest.mark.parametrize("loss_type", ["forward_kl", "total_variation", "lk", "mixed"])
+def test_loss_equals_drafting_from_every_position_in_turn(tmp_path, loss_type, family):
     target = tiny_target()
-    drafter = tiny_eagle3(target, draft_vocab_size=48)
+    drafter = tiny_eagle3(target, draft_vocab_size=48) if family == "eagle3" else tiny_causal_drafter(target)
+    drafter.eval()
     rows = token_rows(num_rows=3)
-    trainer = trainer_for(tmp_path, drafter, target, rows, loss_type=loss_type)
+    trainer = sft_trainer(tmp_path, drafter, target, rows, loss_type=loss_type)
     loss = trainer.compute_loss(drafter, trainer.data_collator(list(rows))).item()
-    naive = [naive_loss(drafter, target, row, 3, 0.8, loss_type) for row in rows]
-    expected = sum(total for total, _ in naive) / sum(starts for _, starts in naive)
-    assert loss == pytest.approx(expected, rel=1e-4)
+    windows = [window for row in rows for window in naive_windows(drafter, target, row, trainer.ttt_steps)]
+    assert loss == pytest.approx(naive_loss(windows, loss_type), rel=1e-4)
 
 
 def test_scored_columns_hold_whole_windows_of_the_targets_text():
@@ -82,7 +46,7 @@ def test_training_moves_the_drafter_and_not_the_target(tmp_path, family):
     drafter = tiny_eagle3(target, draft_vocab_size=48)
     before = {name: value.clone() for name, value in drafter.named_parameters()}
     target_before = {name: value.clone() for name, value in target.named_parameters()}
-    trainer = trainer_for(tmp_path, drafter, target, learning_rate=1e-2)
+    trainer = sft_trainer(tmp_path, drafter, target, learning_rate=1e-2)
     trainer.train()
     for name, value in drafter.named_parameters():
         assert not torch.equal(before[name], value), f"{name} did not move"
@@ -98,7 +62,7 @@ def test_a_drafter_learns_its_target(tmp_path):
     prompts = torch.randint(2, 96, (16, 6), generator=torch.Generator().manual_seed(0))
     output = target.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=18, do_sample=False)
     rows = Dataset.from_list([{"input_ids": ids, "loss_mask": [0] * 6 + [1] * 18} for ids in output.tolist()])
-    trainer = trainer_for(
+    trainer = sft_trainer(
         tmp_path, tiny_eagle3(target), target, rows, rows, max_steps=60, learning_rate=3e-3, logging_steps=20
     )
     before = trainer.evaluate()
@@ -112,7 +76,7 @@ def test_a_drafter_learns_its_target(tmp_path):
 def test_a_causal_drafter_trains_with_one_step(tmp_path):
     target = tiny_target()
     drafter = tiny_causal_drafter(target)
-    trainer = trainer_for(tmp_path, drafter, target, eval_dataset=token_rows(4, seed=1), ttt_steps=5)
+    trainer = sft_trainer(tmp_path, drafter, target, eval_dataset=token_rows(4, seed=1), ttt_steps=5)
     assert trainer.ttt_steps == 1
     before = drafter.model.model.layers[0].mlp.up_proj.weight.clone()
     trainer.train()
@@ -124,9 +88,9 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
     target = tiny_target()
     start = tiny_eagle3(target, draft_vocab_size=48)
     whole = copy.deepcopy(start)
-    trainer_for(tmp_path / "whole", whole, target, max_steps=6, save_strategy="steps", save_steps=3).train()
+    sft_trainer(tmp_path / "whole", whole, target, max_steps=6, save_strategy="steps", save_steps=3).train()
     resumed = copy.deepcopy(start)
-    trainer_for(tmp_path / "again", resumed, target, max_steps=6).train(
+    sft_trainer(tmp_path / "again", resumed, target, max_steps=6).train(
         resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3")
     )
     for name, value in whole.state_dict().items():
@@ -137,8 +101,8 @@ def test_the_cache_changes_nothing(tmp_path):
     target = tiny_target()
     start = tiny_eagle3(target, draft_vocab_size=48)
     plain, cached = copy.deepcopy(start), copy.deepcopy(start)
-    trainer_for(tmp_path / "plain", plain, target, max_steps=8).train()
-    trainer = trainer_for(tmp_path / "cached", cached, target, max_steps=8, feature_cache_dir=str(tmp_path / "cache"))
+    sft_trainer(tmp_path / "plain", plain, target, max_steps=8).train()
+    trainer = sft_trainer(tmp_path / "cached", cached, target, max_steps=8, feature_cache_dir=str(tmp_path / "cache"))
     trainer.train()
     assert bool(trainer.target_pass.cache.filled.all())
     for name, value in plain.state_dict().items():
@@ -146,23 +110,35 @@ def test_the_cache_changes_nothing(tmp_path):
 
 
 def test_the_best_checkpoint_is_the_best_by_acceptance_length(tmp_path):
-    trainer = trainer_for(
+    trainer = sft_trainer(
         tmp_path,
         eval_dataset=token_rows(4, seed=1),
         save_strategy="steps",
         save_steps=2,
         eval_strategy="steps",
         eval_steps=2,
-        metric_for_best_model="eval_acceptance_length",
-        greater_is_better=True,
         load_best_model_at_end=True,
     )
     trainer.train()
     lengths = [log["eval_acceptance_length"] for log in trainer.state.log_history if "eval_acceptance_length" in log]
-    assert trainer.state.best_metric == max(lengths)
+    assert len(lengths) > 1 and trainer.state.best_metric == max(lengths)
     best = AutoDrafter.from_pretrained(trainer.state.best_model_checkpoint)
     for name, value in best.state_dict().items():
         assert torch.equal(value, trainer.model.state_dict()[name]), name
+
+
+def test_training_stops_when_the_acceptance_length_no_longer_rises(tmp_path):
+    trainer = sft_trainer(
+        tmp_path,
+        eval_dataset=token_rows(2, seed=1),
+        eval_strategy="steps",
+        eval_steps=1,
+        early_stopping_patience=2,
+        learning_rate=0.0,
+        max_steps=6,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 3, "the first evaluation is the best, and two more are not better"
 
 
 @pytest.mark.slow
@@ -177,6 +153,7 @@ def test_two_processes_take_the_step_of_one(tmp_path):
     assert two["num_processes"] == 2
     for name, value in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], value, atol=2e-5, rtol=1e-4, msg=name)
+    assert two["metrics"].keys() == one["metrics"].keys() and "eval_step_2/accuracy" in one["metrics"]
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-4)
 
 
@@ -203,33 +180,30 @@ def test_config_names_the_bad_field(tmp_path, field, value):
 
 def test_missing_columns_are_named(tmp_path):
     with pytest.raises(ValueError, match="train_dataset.*loss_mask"):
-        trainer_for(tmp_path, dataset=Dataset.from_list([{"input_ids": [1, 2, 3]}]))
+        sft_trainer(tmp_path, dataset=Dataset.from_list([{"input_ids": [1, 2, 3]}]))
 
 
 def test_a_model_that_is_no_drafter_is_refused(tmp_path):
     target = tiny_target()
     with pytest.raises(ValueError, match="must be a drafter"):
-        trainer_for(tmp_path, drafter=target, target=target)
+        sft_trainer(tmp_path, drafter=target, target=target)
 
 
 def test_a_drafter_of_another_target_is_refused(tmp_path):
     drafter = tiny_eagle3(tiny_target(vocab_size=80))
     with pytest.raises(ValueError, match="vocab_size"):
-        trainer_for(tmp_path, drafter=drafter)
+        sft_trainer(tmp_path, drafter=drafter)
 
 
 def test_every_field_is_documented():
-    import dataclasses
-
-    own = {f.name for f in dataclasses.fields(DrafterSFTConfig)} - {
-        f.name for f in dataclasses.fields(DrafterSFTConfig.__mro__[1])
-    }
+    inherited = {f.name for f in dataclasses.fields(DrafterTrainingConfig)}
+    own = {f.name for f in dataclasses.fields(DrafterSFTConfig)} - inherited
     for name in own:
         assert f"        {name} (" in DrafterSFTConfig.__doc__, name
 
 
 def test_saved_folder_can_be_loaded(tmp_path):
-    trainer = trainer_for(tmp_path)
+    trainer = sft_trainer(tmp_path)
     trainer.train()
     trainer.save_model()
     drafter = AutoDrafter.from_pretrained(str(tmp_path))

@@ -84,14 +84,6 @@ def test_a_cost_ratio_may_come_as_text(tmp_path):
     assert config(tmp_path, cost_ratio="measured").cost_ratio == "measured"
 
 
-@pytest.mark.parametrize("field", ["load_best_model_at_end", "early_stopping_patience"])
-def test_what_goes_by_the_acceptance_length_needs_it(tmp_path, field):
-    steps = {"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 5}
-    with pytest.raises(ValueError, match=f"`{field}`.*`eval_decode_prompts` is 0"):
-        config(tmp_path, **steps, **{field: 1}, eval_decode_prompts=0)
-    config(tmp_path, **steps, **{field: 1}, eval_decode_prompts=4)
-
-
 def test_early_stopping_needs_evaluations(tmp_path):
     with pytest.raises(ValueError, match="`early_stopping_patience`.*`eval_strategy`"):
         config(tmp_path, early_stopping_patience=2)

@@ -1,0 +1,39 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Metrics over many batches: sums and counts, divided once."""
+
+from collections.abc import Mapping
+
+
+class WeightedMeans:
+    """
+    Means over everything added since they were last taken.
+
+    A mean of the batches' own means would weigh a token in a small batch more than one in a large batch, and so depend
+    on the batch size.
+    """
+
+    def __init__(self):
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, metrics: Mapping[str, tuple[float, float]]) -> None:
+        """
+        Args:
+            metrics (`Mapping[str, tuple[float, float]]`): Sum and count of every metric; a count of 0 is no entry.
+        """
+        for name, (total, count) in metrics.items():
+            if count:
+                entry = self._sums.setdefault(name, [0.0, 0.0, 0])
+                entry[0] += total
+                entry[1] += count
+                entry[2] += 1
+
+    def times_added(self, name: str) -> int:
+        """How many batches had an entry under this name."""
+        return self._sums[name][2] if name in self._sums else 0
+
+    def take(self) -> dict[str, float]:
+        """The means. Counting begins anew."""
+        means = {name: total / count for name, (total, count, _) in self._sums.items()}
+        self._sums.clear()
+        return means

@@ -1,0 +1,75 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Every YAML file under `trainers/` is one that its script understands."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from ppow_hf.scripts import sft_drafter, train_ppow
+from ppow_hf.trainer import DrafterSFTConfig, PPOWConfig
+
+TRAINERS = Path(__file__).parents[2] / "trainers"
+STAGES = {"sft": (sft_drafter, DrafterSFTConfig), "ppow": (train_ppow, PPOWConfig)}
+EXPERIMENT = TRAINERS / "recipes" / "smollm2" / "ppow_vs_cst.yaml"
+FILES = [*sorted((TRAINERS / "configs").glob("*.yaml")), *sorted((TRAINERS / "recipes").glob("*/*.yaml"))]
+FILES.remove(EXPERIMENT)
+
+
+def parse(stage: str, path: Path):
+    module, config_class = STAGES[stage]
+    # Whatever machine it is for: checks of the GPU are not what is asked here.
+    script_args, training_args = module.make_parser().parse_args_and_config(["--config", str(path), "--use_cpu"])
+    assert type(training_args) is config_class
+    given = yaml.safe_load(path.read_text())
+    assert training_args.report_to == [] and given.pop("report_to") == "none"
+    for name, value in given.items():
+        found = getattr(script_args, name) if hasattr(script_args, name) else getattr(training_args, name)
+        assert found == value, name
+    return script_args, training_args
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_training_configs(path):
+    stage = "ppow" if path.name.startswith("ppow") else "sft"
+    _, training_args = parse(stage, path)
+    if training_args.load_best_model_at_end:
+        assert (training_args.metric_for_best_model, training_args.greater_is_better) == (
+            "eval_acceptance_length",
+            True,
+        )
+
+
+def test_every_arm_of_the_experiment(tmp_path):
+    spec = importlib.util.spec_from_file_location("ppow_vs_cst", EXPERIMENT.with_suffix(".py"))
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    config = yaml.safe_load(EXPERIMENT.read_text())
+    runs = script.runs_of(config, None)
+    assert {run["arm"] for run in runs.values()} == set(config["arms"])
+    for name, run in runs.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(run["options"], sort_keys=False))
+        script_args, training_args = parse(run["stage"], path)
+        assert training_args.max_seconds == config["common"]["max_seconds"], "equal budgets"
+        assert script_args.drafter == config["init"]
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize(("text", "value"), [("measured", "measured"), ("0.08", 0.08)])
+def test_a_cost_ratio_on_the_command_line(tmp_path, text, value):
+    arguments = ["--responses", "a", "--output_dir", str(tmp_path), "--use_cpu", "--cost_ratio", text]
+    _, training_args = train_ppow.make_parser().parse_args_and_config(arguments)
+    assert training_args.cost_ratio == value
+
+
+@pytest.mark.parametrize("path", sorted((TRAINERS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_configs(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 8
+    assert config.distributed_type.value in ("MULTI_GPU", "FSDP", "DEEPSPEED")
