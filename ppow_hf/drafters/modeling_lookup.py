@@ -45,6 +45,7 @@ class LookupDrafter(DrafterModel):
     """
 
     config_class = LookupDrafterConfig
+    proposes_by_lookup = True
 
     def __init__(self, config: LookupDrafterConfig):
         super().__init__(config)
@@ -90,6 +91,13 @@ class LookupDrafter(DrafterModel):
     def dtype(self) -> torch.dtype:
         """`torch.dtype`: What it was loaded or moved to."""
         return self.anchor.dtype
+
+    def _vocabulary_remedy(self, vocab_size: int) -> str:
+        return "Build one for this target: `LookupDrafter.from_target(target)`."
+
+    def _check_recorded_target(self, target: PreTrainedModel) -> None:
+        # It was trained for none: what it proposes depends on the text alone.
+        pass
 
     # ---- decoding --------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from ..drafters.growing_cache import GrowingLayer
 from ..generation import CostModel, DraftSampler, LookupProposer, PPOWCandidateGenerator, WindowConfig
 from ..generation import candidate_generator as generator_module
 from ..generation import chain_decoding as chain_module
-from ..generation.candidate_generator import stored_window
+from ..generation.drafter_window import stored_window
 
 DRAFT, VERIFY, OURS, THEIRS, LOOP = "draft", "verify", "other: ours", "other: transformers", "other"
 REST = "Python, dispatch and the rest"

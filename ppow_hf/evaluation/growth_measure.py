@@ -18,7 +18,7 @@ from transformers.generation import BaseStreamer
 
 from ..drafters import DrafterModel, DrafterState
 from ..generation.call_checks import eos_token_ids_of
-from ..generation.candidate_generator import stored_window
+from ..generation.drafter_window import stored_window
 from .measure import measure_generation
 from .memory import PeakMemory, cache_bytes, state_bytes
 from .methods import PLAIN, Method, parse_method

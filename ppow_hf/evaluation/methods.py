@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ..drafters import AutoDrafter, CausalLMDrafterConfig
 from ..generation import WindowConfig
-from ..generation.candidate_generator import stored_window
+from ..generation.drafter_window import stored_window
 
 PLAIN = "target"
 ADAPTIVE_WINDOWS = ("heuristic", "confidence", "divergence", "cost_aware")

@@ -3,9 +3,10 @@
 """How a proposal meets the target: window policies, cost model, candidate generator, the hook into transformers."""
 
 from .acceptance import AcceptanceEstimator, DraftStats, brier_score, fit_calibration, reliability_table
-from .candidate_generator import PPOWCandidateGenerator, use_window
+from .candidate_generator import PPOWCandidateGenerator
 from .cost_model import CostModel
 from .custom_generate import speculative_generate
+from .drafter_window import use_window
 from .hook import attach, attached, detach, install_hook, is_hook_installed, uninstall_hook
 from .lookup import LookupIndex, LookupMatch
 from .lookup_acceptance import LookupAcceptance

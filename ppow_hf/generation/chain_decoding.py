@@ -1,17 +1,17 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 """
-Greedy decoding with windows, without what a general loop does for every verified position.
+Decoding with drafted windows in loops of our own, where transformers' assisted loop is too slow or not exact.
 
-transformers' assisted loop copies the verified logits to float32, all positions times the whole vocabulary, and then
-copies them once more, for samplers and outputs that greedy decoding does not have: several percent of a cycle of a
-small target. What is asked for beyond plain greedy decoding still goes to that loop.
+It copies the verified logits to float32, all positions times the whole vocabulary, and then copies them once more, for
+samplers and outputs that greedy decoding does not have: several percent of a cycle of a small target. And it asks the
+stopping criteria once per cycle, so that a text runs past the token that meets one of the user's. What is neither
+plain greedy decoding nor may be ended by such a criterion still goes to that loop.
 """
 
 from __future__ import annotations
 
-from itertools import takewhile
-from operator import eq
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from ..drafters.modeling_drafter import DrafterModel
 from .call_checks import eos_token_ids_of
-from .draws import favourites
+from .chain_verification import ChainVerifier, Verified, verify_favourites
+from .text_end import TextEnd
+from .token_outputs import OUTPUTS, TokenOutputs
 
 # Inputs of a text model: what else a model takes may have to grow with the text in its own way.
 _TEXT_INPUTS = frozenset(
     {"attention_mask", "logits_to_keep", "past_key_values", "position_ids", "token_type_ids", "use_cache"}
 )
-_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 def is_plain_greedy(
@@ -51,7 +52,7 @@ def is_plain_greedy(
         return False
     if getattr(config, "assistant_ensemble_weight", None) is not None:
         return False
-    if config.return_dict_in_generate and any(getattr(config, name) for name in _OUTPUTS):
+    if config.return_dict_in_generate and any(getattr(config, f"output_{name}") for name in OUTPUTS):
         return False
     cache = model_kwargs.get("past_key_values")
     if cache is None or cache.is_compileable or not model_kwargs.get("use_cache"):
@@ -68,6 +69,7 @@ def decode_greedily(
     generation_config: GenerationConfig,
     drafter: DrafterModel,
     streamer: BaseStreamer | None = None,
+    synced_gpus: bool = False,
     **model_kwargs: Any,
 ) -> torch.LongTensor | GenerateDecoderOnlyOutput:
     """
@@ -75,8 +77,8 @@ def decode_greedily(
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target, in `generate`.
-        input_ids (`torch.LongTensor` of shape `(1, length)`), logits_processor, stopping_criteria, generation_config:
-            Prepared by `generate`, such that [`is_plain_greedy`] holds.
+        input_ids (`torch.LongTensor` of shape `(1, length)`), logits_processor, stopping_criteria, generation_config,
+            synced_gpus: Prepared by `generate`, such that [`is_plain_greedy`] holds.
         drafter ([`DrafterModel`]): The drafter.
         streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Receives the text as committed.
         model_kwargs: The target's prepared inputs.
@@ -84,6 +86,63 @@ def decode_greedily(
     Returns:
         What `generate` returns: the text, or a `GenerateDecoderOnlyOutput` with `return_dict_in_generate=True`.
     """
+    prepared = (logits_processor, stopping_criteria, generation_config)
+    return _decode(target, input_ids, *prepared, drafter, streamer, model_kwargs, verify_favourites)
+
+
+@torch.no_grad()
+def decode_chains(
+    target: PreTrainedModel,
+    input_ids: torch.LongTensor,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    drafter: DrafterModel,
+    streamer: BaseStreamer | None = None,
+    synced_gpus: bool = False,
+    **model_kwargs: Any,
+) -> torch.LongTensor | GenerateDecoderOnlyOutput:
+    """
+    Decodes one prompt with the drafter's windows: sampling or greedily, with processors and every output, and with
+    stopping criteria that are asked about every token.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target, in `generate`.
+        input_ids (`torch.LongTensor` of shape `(1, length)`), logits_processor, stopping_criteria, generation_config:
+            Prepared by `generate`.
+        drafter ([`DrafterModel`]): The drafter.
+        streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*): Receives the text as committed.
+        synced_gpus (`bool`, *optional*, defaults to `False`): Must be `False`.
+        model_kwargs: The target's prepared inputs.
+
+    Returns:
+        What `generate` returns: the text, or a `GenerateDecoderOnlyOutput` with `return_dict_in_generate=True`.
+
+    Raises:
+        ValueError: If `synced_gpus` is set.
+    """
+    if synced_gpus:
+        raise ValueError(
+            "`synced_gpus=True` cannot be combined with a drafter and criteria that may end the text at any token. "
+            "Leave out `stopping_criteria` and `stop_strings`, and cut the text afterwards, or leave out "
+            "`assistant_model`."
+        )
+    verify = ChainVerifier(generation_config, logits_processor)
+    prepared = (logits_processor, stopping_criteria, generation_config)
+    return _decode(target, input_ids, *prepared, drafter, streamer, model_kwargs, verify)
+
+
+def _decode(
+    target: PreTrainedModel,
+    input_ids: torch.LongTensor,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    drafter: DrafterModel,
+    streamer: BaseStreamer | None,
+    model_kwargs: dict[str, Any],
+    verify: Callable[[torch.LongTensor, torch.Tensor | None, torch.Tensor], Verified],
+) -> torch.LongTensor | GenerateDecoderOnlyOutput:
     model_kwargs["past_key_values"].activate_past_recording()
     generator = drafter.make_candidate_generator(
         target,
@@ -92,12 +151,13 @@ def decode_greedily(
         input_ids=input_ids,
         model_kwargs=model_kwargs,
     )
-    ends = eos_token_ids_of(generation_config)
-    outputs, accepted = None, 0
-    while True:
+    eos_token_ids = eos_token_ids_of(generation_config)
+    end, returned = TextEnd(stopping_criteria, generation_config), TokenOutputs(generation_config)
+    outputs, accepted, ended = None, 0, False
+    while not ended:
         length = input_ids.shape[1]
         first = outputs is None
-        candidates, _ = generator.get_candidates(
+        candidates, draft_logits = generator.get_candidates(
             input_ids,
             model_kwargs=model_kwargs,
             model_outputs=outputs,
@@ -105,37 +165,63 @@ def decode_greedily(
             n_last_matches=accepted,
         )
         drafted = candidates.shape[1] - length
-        # As the target itself lets its inputs grow with the text.
-        grown = target._update_model_kwargs_for_generation({}, dict(model_kwargs), num_new_tokens=drafted)
         inputs = target.prepare_inputs_for_generation(
             candidates,
             next_sequence_length=None if first else drafted + 1,
             is_first_iteration=first,
-            **(grown if drafted else model_kwargs),
+            **(_grown(target, model_kwargs, drafted) if drafted else model_kwargs),
         )
         if "logits_to_keep" in inputs:
             inputs["logits_to_keep"] = drafted + 1
         outputs = target(**inputs | generator.model_kwargs_overrides)
 
         logits = outputs.logits[:, -drafted - 1 :]
-        chosen = favourites(logits[0])
-        tokens, draft = chosen.tolist(), candidates[0, length:].tolist()
-        committed = 1 + sum(1 for _ in takewhile(bool, map(eq, draft, tokens)))
-        if ends:
-            committed = next((i + 1 for i in range(committed) if tokens[i] in ends), committed)
-        accepted = committed - 1
+        chosen, tokens, scores = verify(candidates, draft_logits, logits)
+        committed = len(tokens)
+        if eos_token_ids:
+            committed = next((i + 1 for i in range(committed) if tokens[i] in eos_token_ids), committed)
         new = chosen[None, :committed].to(input_ids.device)
-        input_ids = torch.cat([input_ids, new], dim=-1)
+        shown = returned.scores_with([scores[:, i] for i in range(committed)]) if returned.wants("scores") else None
+        input_ids, ended = end.extend(input_ids, new, shown)
+        committed = input_ids.shape[1] - length
+        accepted = committed - 1
         if streamer is not None:
-            streamer.put(new.cpu())
+            streamer.put(new[:, :committed].cpu())
         # Also without rejected tokens: a sliding window then lets go of what it no longer needs.
         outputs.past_key_values.crop(accepted - drafted)
-        generator.update_candidate_strategy(input_ids, logits, accepted)
+        generator.update_candidate_strategy(input_ids, scores, accepted)
         model_kwargs = target._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=committed)
-        if bool(stopping_criteria(input_ids, None).all()):
-            break
+        _keep(returned, outputs, logits, scores, committed, first)
     if streamer is not None:
         streamer.end()
-    if generation_config.return_dict_in_generate:
-        return GenerateDecoderOnlyOutput(sequences=input_ids, past_key_values=model_kwargs["past_key_values"])
-    return input_ids
+    return returned.result(input_ids, model_kwargs["past_key_values"])
+
+
+def _grown(target: PreTrainedModel, model_kwargs: dict[str, Any], drafted: int) -> dict[str, Any]:
+    """The target's inputs with a window behind the text, as the target itself lets them grow with it."""
+    grown = target._update_model_kwargs_for_generation({}, dict(model_kwargs), num_new_tokens=drafted)
+    if (types := model_kwargs.get("token_type_ids")) is not None:
+        # Plain decoding repeats the last one; of several new tokens at once transformers repeats the last several.
+        grown["token_type_ids"] = torch.cat([types, types[:, -1:].expand(-1, drafted)], dim=-1)
+    return grown
+
+
+def _keep(
+    returned: TokenOutputs, outputs: Any, logits: torch.Tensor, scores: torch.Tensor, committed: int, first: bool
+) -> None:
+    """Keeps what is to be returned of the committed tokens. The first stands for the whole prompt."""
+    returned.add("scores", (scores[:, i] for i in range(committed)))
+    returned.add("logits", (logits[:, i].to(scores.device, torch.float32) for i in range(committed)))
+    if returned.wants("hidden_states"):
+        states = outputs.hidden_states
+        rows = (tuple(layer[:, i : i + 1] for layer in states) for i in range(committed))
+        returned.add("hidden_states", [tuple(states)] if first else rows)
+    # Some attention implementations give none.
+    if returned.wants("attentions") and outputs.attentions[0] is not None:
+        attentions, last = outputs.attentions, logits.shape[1] - 1
+        # The last row sees all columns, each before it one less.
+        rows = (
+            tuple(layer[..., i : i + 1, : layer.shape[-1] - last + i] for layer in attentions)
+            for i in range(committed)
+        )
+        returned.add("attentions", [tuple(attentions)] if first else rows)

@@ -10,11 +10,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .chain_decoding import decode_greedily, is_plain_greedy
-from .hook import attached, check_drafter_call, has_own_generator
-from .key_sharing import shared_keys
-from .tree_checks import trees_or_chains
-from .tree_decoding import decode_with_trees
+from .dispatch import decode
+from .hook import attached, check_drafter_call, has_own_generator, unhooked
 from .window_config import WindowConfig
 
 if TYPE_CHECKING:
@@ -48,6 +45,8 @@ def speculative_generate(
         model ([`~transformers.PreTrainedModel`]): The target; `generate` passes it.
         input_ids (`torch.LongTensor` of shape `(1, length)`), logits_processor, stopping_criteria, generation_config:
             Prepared and passed by `generate`.
+            Of the latter, `generate` keeps the tokenizer of `stop_strings` to itself when `custom_generate` is a
+            function: pass `stopping_criteria=[StopStringCriteria(tokenizer, strings)]` instead.
         drafter ([`DrafterModel`]): The drafter.
         window ([`WindowConfig`] or `dict` or `str`, *optional*): Replaces the drafter's window for this call.
         token_streamer ([`~transformers.generation.streamers.BaseStreamer`], *optional*):
@@ -78,14 +77,12 @@ def speculative_generate(
         "streamer": token_streamer,
         **model_kwargs,
     }
-    with shared_keys(model.device):
-        if trees_or_chains(model, drafter, generation_config, model_kwargs):
-            return decode_with_trees(model, input_ids, drafter=drafter, **call)
-        if is_plain_greedy(model, drafter, logits_processor, generation_config, model_kwargs):
-            return decode_greedily(model, input_ids, drafter=drafter, **call)
+
+    def transformers_loop() -> Any:
         # Attached to this one target for the duration of the call: the loop around the candidate generator, with its
-        # stopping criteria, caches and outputs, stays transformers' own.
+        # caches and outputs, stays transformers' own.
         with attached(model):
-            return type(model)._assisted_decoding(
-                model, input_ids, inputs_tensor=input_ids, assistant_model=drafter, **call
-            )
+            loop = unhooked(type(model), "_assisted_decoding")
+            return loop(model, input_ids, inputs_tensor=input_ids, assistant_model=drafter, **call)
+
+    return decode(model, input_ids, drafter, transformers_loop, **call)

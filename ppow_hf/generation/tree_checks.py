@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .candidate_generator import stored_window
+from .drafter_window import stored_window, window_for
 from .tree_attention import check_tree_target
-from .window_config import WindowConfig
 
 if TYPE_CHECKING:
     from ..drafters import DrafterModel
@@ -28,8 +27,7 @@ def wants_tree(drafter: Any, generation_config: GenerationConfig) -> bool:
     """Whether a call asks for draft trees: by its own window, or else by the drafter's."""
     if not hasattr(drafter, "generation_config"):
         return False
-    window = WindowConfig.coerce(getattr(generation_config, "window", None), stored_window(drafter))
-    return window.tree is not None
+    return window_for(drafter, getattr(generation_config, "window", None)).tree is not None
 
 
 def has_step_tree(drafter: Any) -> bool:
@@ -43,7 +41,6 @@ def trees_or_chains(
     drafter: Any,
     generation_config: GenerationConfig,
     model_kwargs: dict[str, Any] | None = None,
-    dispatched: bool = True,
 ) -> bool:
     """
     Whether a call decodes with draft trees. A tree that the call asks for itself must be possible; where only the
@@ -55,7 +52,6 @@ def trees_or_chains(
         generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call; its `window` is
             set where chains take the place of trees.
         model_kwargs (`dict`, *optional*): The target's prepared inputs, once they are known.
-        dispatched (`bool`, *optional*, defaults to `True`): Whether the loop that verifies trees would be reached.
 
     Raises:
         ValueError: If the call asks for a tree and cannot have one.
@@ -63,11 +59,6 @@ def trees_or_chains(
     if not wants_tree(drafter, generation_config):
         return False
     try:
-        if not dispatched:
-            raise ValueError(
-                "`tree` of the window needs the hook, or `custom_generate`: call `ppow_hf.install_hook()`, or "
-                "`target.generate(**inputs, custom_generate=speculative_generate, drafter=drafter)`."
-            )
         check_tree_call(target, drafter, generation_config)
         check_inputs(model_kwargs or {})
     except ValueError as error:

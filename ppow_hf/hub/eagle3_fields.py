@@ -7,6 +7,8 @@ from __future__ import annotations
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..drafters import DrafterModel, Eagle3DrafterConfig
+from ..generation import WindowConfig
+from ..generation.drafter_window import stored_window
 from .exchange_report import ExchangeReport
 from .rope_fields import read_rope, write_rope
 from .target_facts import TargetFacts
@@ -179,7 +181,7 @@ def own_fields(drafter: DrafterModel) -> dict:
         "target_model_type": config.target_model_type,
         "target_num_hidden_layers": config.target_num_hidden_layers,
     }
-    window = getattr(drafter.generation_config, "window", None)
-    if window is not None:
-        values["window"] = window if isinstance(window, dict) else window.to_dict()
+    window = stored_window(drafter)
+    if window != WindowConfig():  # not the one that every drafter begins with
+        values["window"] = window.to_dict()
     return {name: value for name, value in values.items() if value is not None}

@@ -11,6 +11,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..drafters import AutoDrafter, CausalLMDrafter, DrafterModel, Eagle3Drafter
+from ..generation import WindowConfig
+from ..generation.drafter_window import stored_window
 from .checkpoint_files import carry_files, new_folder, write_checkpoint
 from .eagle3_flat import flat_config
 from .eagle3_speculators import speculators_config
@@ -129,7 +131,7 @@ def _converted(
     for flag, versions in (("norm_before_fc", "SGLang 0.5.23"), ("norm_output", "SGLang 0.5.23 and vLLM 0.33")):
         if getattr(config, flag) and format in ("sglang", "vllm"):
             report.note(f"`{flag}` was checked in the code of {versions}; older releases may ignore it.")
-    if getattr(drafter.generation_config, "window", None) is not None:
+    if stored_window(drafter) != WindowConfig():
         report.note("These engines draft windows of fixed size: the window policy is kept in the file, but not used.")
     return values, weights
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from ppow_hf import AutoDrafter, CausalLMDrafter, Eagle3Drafter
+from ppow_hf import AutoDrafter, CausalLMDrafter, Eagle3Drafter, LookupDrafter
 from ppow_hf.drafters import modeling_drafter
 
 from ..testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -87,13 +87,15 @@ def test_layer_ids_beyond_the_target():
         drafter.bind_target(tiny_target(vocab_size=VOCAB, num_hidden_layers=3))
 
 
+@pytest.mark.parametrize("family", MAKERS)
 @pytest.mark.parametrize(
     ("name", "warned"),
     [("other/sibling", True), ("mirror/Trained-For", False), ("a/folder/trained-for", False), ("", False)],
 )
-def test_a_sibling_of_the_recorded_target_is_warned_about(name, warned, caplog, monkeypatch):
+def test_a_sibling_of_the_recorded_target_is_warned_about(family, name, warned, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    drafter = tiny_eagle3(tiny_target(vocab_size=VOCAB))
+    modeling_drafter.logger.warning_once.cache_clear()
+    drafter = MAKERS[family](tiny_target(vocab_size=VOCAB))
     drafter.config.target_name_or_path = "org/trained-for"
     sibling = tiny_target(vocab_size=VOCAB, seed=1)
     sibling.name_or_path = sibling.config._name_or_path = name
@@ -101,7 +103,8 @@ def test_a_sibling_of_the_recorded_target_is_warned_about(name, warned, caplog, 
         patch.setattr(modeling_drafter.logger, "disabled", False)
         patch.setattr(modeling_drafter.logger, "level", logging.WARNING)
         drafter.bind_target(sibling)
-    assert ("`org/trained-for`" in caplog.text) == warned
+        drafter.bind_target(sibling)
+    assert caplog.text.count("`org/trained-for`") == warned  # once, however often it is bound
 
 
 def test_a_refused_target_changes_nothing():
@@ -114,6 +117,35 @@ def test_a_refused_target_changes_nothing():
     assert torch.equal(drafter._embed(tokens), target.get_input_embeddings()(tokens))
 
 
-def test_causal_lm_drafters_serve_any_target_with_their_vocabulary():
-    drafter = tiny_causal_drafter(tiny_target("llama", vocab_size=VOCAB))
+def test_causal_lm_drafters_that_record_no_target_serve_any_with_their_vocabulary():
+    drafter = CausalLMDrafter.from_causal_lm(tiny_target("llama", vocab_size=VOCAB))
+    for family in ("llama", "qwen2"):
+        drafter.bind_target(tiny_target(family, vocab_size=VOCAB, num_hidden_layers=6, hidden_size=48))
+
+
+def test_lookup_drafters_serve_any_target_with_their_vocabulary():
+    drafter = LookupDrafter.from_target(tiny_target("llama", vocab_size=VOCAB))
     drafter.bind_target(tiny_target("qwen2", vocab_size=VOCAB, num_hidden_layers=6, hidden_size=48))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_hidden_layers": 6}, r"trained for another target: `org/the-right-target` has 4 layers.* 6"),
+        ({"family": "qwen2"}, r"trained for a `llama` target.*is a `qwen2`"),
+        ({"hidden_size": 48}, r"hidden states are 48 wide.*`target_hidden_size`=32"),
+    ],
+)
+def test_causal_lm_drafters_made_of_a_target_are_for_that_target(other, message, saved, tmp_path):
+    target = tiny_target(vocab_size=VOCAB)
+    target.config._name_or_path = "org/the-right-target"
+    drafter = tiny_causal_drafter(target)
+    if "hidden_size" in other:
+        drafter.config.target_hidden_size = 32  # where it is recorded
+    if saved:
+        drafter.save_pretrained(tmp_path)
+        drafter = AutoDrafter.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        drafter.bind_target(tiny_target(vocab_size=VOCAB, **other))
+    drafter.bind_target(target)

@@ -183,6 +183,22 @@ def test_training_with_flash_attention_is_refused():
         drafter(torch.ones(1, 5, dtype=torch.long), torch.zeros(1, 5, 96))
 
 
+def test_windows_and_whole_texts_with_flash_attention_are_refused():
+    """It would drop the masks that keep windows and columns from each other."""
+    drafter = tiny_eagle3(tiny_target(vocab_size=VOCAB))
+    tokens, features, starts = torch.ones(1, 5, dtype=torch.long), torch.zeros(1, 5, 96), torch.tensor([[2, 3]])
+    drafter.begin_windows(tokens, features, starts)
+    drafter.text_logits(tokens, features)
+    drafter.config._attn_implementation = "flash_attention_2"
+    needs = r'needs a dense attention mask, which `flash_attention_2` does not take.*`attn_implementation="sdpa"`'
+    with pytest.raises(ValueError, match=needs):
+        drafter.begin_windows(tokens, features, starts)
+    with pytest.raises(ValueError, match=needs):
+        drafter.text_logits(tokens, features)
+    with pytest.raises(ValueError, match=needs):
+        drafter(tokens, features, starts=starts, window_tokens=torch.ones(1, 2, 1, 3, dtype=torch.long))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

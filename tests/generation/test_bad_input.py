@@ -4,9 +4,18 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    StaticCache,
+    SynthIDTextWatermarkingConfig,
+    WatermarkingConfig,
+)
+from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from ppow_hf import WindowConfig, speculative_generate
+from ppow_hf import CausalLMDrafter, LookupDrafter, WindowConfig, speculative_generate
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
@@ -42,6 +51,62 @@ def test_no_cache(pair, prompt):
 @pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 2}])
 def test_two_sources_of_drafts(pair, prompt, options):
     refuse(pair, prompt, next(iter(options)), **options)
+
+
+@pytest.mark.parametrize("window", ["fixed:3", "lookup:3", "tree"])
+@pytest.mark.parametrize("implementation", ["static", "offloaded_static", "sliding_window", "quantized"])
+def test_caches_that_rejected_tokens_cannot_be_taken_out_of(pair, prompt, implementation, window):
+    refuse(
+        pair,
+        prompt,
+        rf"`cache_implementation`='{implementation}' cannot be combined with a drafter.*Leave it out",
+        cache_implementation=implementation,
+        window=window,
+    )
+
+
+def test_a_static_cache_of_the_users(pair, prompt):
+    cache = StaticCache(config=pair[0].config, max_cache_len=32)
+    refuse(pair, prompt, "`past_key_values` is a StaticCache.*Pass a `DynamicCache`", past_key_values=cache)
+
+
+SYNTHID = SynthIDTextWatermarkingConfig(keys=[654, 400, 836, 123, 340, 443, 597], ngram_len=3)
+
+
+@pytest.mark.parametrize("window", ["fixed:3", "lookup:3", "tree"])
+def test_processors_that_remember_their_calls(pair, prompt, window):
+    """Guidance keeps a cache of its own, SynthID the tokens it was asked about: with windows they change texts."""
+    target, drafter = pair
+    refuse(pair, prompt, "`guidance_scale`=1.5 cannot be combined.*Leave it out", guidance_scale=1.5, window=window)
+    match = "`watermarking_config` of SynthID cannot be combined.*`WatermarkingConfig`"
+    refuse(pair, prompt, match, watermarking_config=SYNTHID, do_sample=True, window=window)
+    processors = [
+        (UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, target), "guidance_scale"),
+        (SYNTHID.construct_processor(96, "cpu"), "watermarking_config"),
+    ]
+    for processor, name in processors:
+        match = f"`logits_processor` has a {type(processor).__name__}.*`{name}`"
+        refuse(pair, prompt, match, logits_processor=[processor], window=window)
+        with pytest.raises(ValueError, match=match):
+            target.generate(
+                prompt,
+                custom_generate=speculative_generate,
+                drafter=drafter,
+                window=window,
+                logits_processor=[processor],
+                max_new_tokens=6,
+            )
+
+
+@pytest.mark.parametrize("options", [{"guidance_scale": 1}, {"watermarking_config": WatermarkingConfig(bias=4.0)}])
+def test_guidance_of_one_and_watermarks_by_the_text_alone_are_taken(pair, prompt, options):
+    target, drafter = pair[0], tiny_causal_drafter(pair[0], num_layers=4)
+    options = {"max_new_tokens": 24, "do_sample": False, **options}
+    plain = target.generate(prompt, **options)
+    for window in ("fixed:4", "tree:8"):
+        window = WindowConfig(policy="fixed", tree={"max_nodes": 8}) if "tree" in window else window
+        output = target.generate(prompt, assistant_model=drafter, window=window, **options)
+        assert torch.equal(output, plain) and drafter.last_trace.accepted > 0
 
 
 def test_filled_user_cache(pair, prompt):
@@ -137,7 +202,28 @@ def test_malformed_calibration(pair, prompt):
 
 def test_causal_drafter_of_another_vocabulary(prompt):
     drafter = tiny_causal_drafter(tiny_target("llama", vocab_size=64))
-    refuse((tiny_target("llama"), drafter), prompt, "share one tokenizer")
+    refuse((tiny_target("llama"), drafter), prompt, r"96 tokens.*`vocab_size`=64.*`resize_token_embeddings\(96\)`")
+
+
+@pytest.mark.parametrize("width", [80, 112])
+def test_the_remedy_for_another_padding_of_one_tokenizer(prompt, width):
+    target, small = tiny_target("llama"), tiny_target("llama", vocab_size=width, num_hidden_layers=2)
+    refuse((target, CausalLMDrafter.from_causal_lm(small)), prompt, "Models of one tokenizer may pad it")
+    small.resize_token_embeddings(96)
+    drafter = CausalLMDrafter.from_causal_lm(small)
+    plain = target.generate(prompt, max_new_tokens=16, do_sample=False)
+    output = target.generate(prompt, assistant_model=drafter, window="fixed:3", max_new_tokens=16, do_sample=False)
+    assert torch.equal(output, plain) and drafter.last_trace.drafted > 0
+
+
+def test_eagle3_and_lookup_drafters_of_another_vocabulary(pair, prompt):
+    """There is no table to resize: theirs is the target's, or none."""
+    other = tiny_target("llama", vocab_size=128)
+    refuse(
+        (other, pair[1]), prompt, r"128 tokens.*`vocab_size`=96.*trained for another target.*`from_target\(target\)`"
+    )
+    lookup = LookupDrafter.from_target(pair[0])
+    refuse((other, lookup), prompt, r"128 tokens.*`LookupDrafter.from_target\(target\)`")
 
 
 def test_another_device(pair, prompt):

@@ -8,7 +8,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from ppow_hf import LookupDrafter, speculative_generate
-from ppow_hf.generation import DraftSampler, chain_decoding, custom_generate, hook
+from ppow_hf.generation import DraftSampler, dispatch, hook
 from ppow_hf.generation.draws import favourites
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
@@ -67,13 +67,13 @@ class Ends(StoppingCriteria):
 @pytest.fixture
 def calls(monkeypatch):
     """Records the calls of the loop."""
-    seen, original = [], chain_decoding.decode_greedily
+    seen, original = [], dispatch.decode_greedily
 
     def spy(*args, **kwargs):
         seen.append(kwargs)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(chain_decoding, "decode_greedily", spy)
+    monkeypatch.setattr(dispatch, "decode_greedily", spy)
     return seen
 
 
@@ -84,7 +84,7 @@ def both(monkeypatch, calls, target, drafter, prompt, **kwargs):
         streamer = Recorder()
         with monkeypatch.context() as patch:
             if not ours:
-                patch.setattr(chain_decoding, "is_plain_greedy", lambda *args, **kwargs: False)
+                patch.setattr(dispatch, "is_plain_greedy", lambda *args, **kwargs: False)
             before = len(calls)
             output = target.generate(
                 prompt, assistant_model=drafter, do_sample=False, streamer=streamer, **{"max_new_tokens": 24, **kwargs}
@@ -142,13 +142,25 @@ def test_padding_and_position_ids(monkeypatch, calls, prompt):
             assert sequences[0][padded.shape[1] :] == alone
 
 
+@pytest.mark.parametrize("length", [1, 2, 8])
+def test_token_types(length, calls, prompt):
+    """Every new token has the type of the prompt's last."""
+    target, prompt = tiny_target("gpt2"), prompt[:, :length]
+    drafter, types = tiny_causal_drafter(target, num_layers=4), torch.arange(length)[None] + 3
+    options = {"token_type_ids": types, "do_sample": False, "max_new_tokens": 24}
+    plain = target.generate(prompt, **options)
+    assert plain.tolist() == target.generate(prompt, assistant_model=drafter, window="fixed:5", **options).tolist()
+    assert len(calls) == 1
+
+
 def test_criteria_of_the_user(monkeypatch, calls, prompt):
     target = tiny_target()
     criteria = StoppingCriteriaList([Ends()])
-    sequences, *_ = both(
-        monkeypatch, calls, target, tiny_eagle3(target), prompt, window="fixed:4", stopping_criteria=criteria
-    )
-    assert 20 <= len(sequences[0]) < 25
+    plain = target.generate(prompt, do_sample=False, max_new_tokens=24, stopping_criteria=criteria)
+    for drafter in drafters(target):
+        # Here the other loop is ours, too: transformers' asks once per cycle.
+        sequences, *_ = both(monkeypatch, calls, target, drafter, prompt, window="fixed:4", stopping_criteria=criteria)
+        assert sequences == plain.tolist() and len(sequences[0]) == 20
 
 
 def test_outputs_as_a_dictionary(monkeypatch, calls, prompt):
@@ -161,16 +173,14 @@ def test_outputs_as_a_dictionary(monkeypatch, calls, prompt):
     assert output.past_key_values.get_seq_length() == output.sequences.shape[1] - 1
 
 
-def test_without_the_hook(monkeypatch, calls, prompt):
-    monkeypatch.setattr(custom_generate, "decode_greedily", chain_decoding.decode_greedily)
+def test_without_the_hook(calls, prompt):
     target = tiny_target()
     drafter = tiny_eagle3(target)
     plain = target.generate(prompt, do_sample=False, max_new_tokens=16)
     hook.uninstall_hook()
     try:
-        text = target.generate(
-            prompt, custom_generate=speculative_generate, drafter=drafter, do_sample=False, max_new_tokens=16
-        )
+        options = {"window": "fixed:3", "do_sample": False, "max_new_tokens": 16}
+        text = target.generate(prompt, custom_generate=speculative_generate, drafter=drafter, **options)
     finally:
         hook.install_hook()
     assert text.tolist() == plain.tolist()

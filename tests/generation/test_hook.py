@@ -51,6 +51,31 @@ def test_other_assistants_are_untouched(prompt):
     assert not hasattr(assistant, "last_trace")
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_p": 0.9}, {"repetition_penalty": 1.3}])
+def test_other_assistants_sample_as_without_the_hook(options, prompt):
+    target, assistant = tiny_target("llama"), tiny_target("llama", seed=1, num_hidden_layers=2)
+    calls = ({"assistant_model": assistant}, {"prompt_lookup_num_tokens": 3}, {})
+
+    def texts():
+        found = []
+        for call in calls:
+            torch.manual_seed(11)
+            found.append(target.generate(prompt, do_sample=True, max_new_tokens=24, **call, **options).tolist())
+        return found
+
+    hooked = texts()
+    attach(target)
+    both = texts()
+    uninstall_hook()
+    try:
+        alone = texts()
+        detach(target)
+        original = texts()
+    finally:
+        install_hook()
+    assert hooked == both == alone == original
+
+
 def test_attach_serves_one_target_without_the_hook(without_hook, prompt):
     target, other = tiny_target("llama"), tiny_target("llama", seed=3)
     drafter = tiny_eagle3(target)
@@ -62,7 +87,7 @@ def test_attach_serves_one_target_without_the_hook(without_hook, prompt):
     assert "_get_candidate_generator" not in other.__dict__
     assert "_get_candidate_generator" not in type(target).__dict__
     detach(target)
-    assert "_get_candidate_generator" not in target.__dict__
+    assert target.__dict__.keys() == other.__dict__.keys()
     assert "window" not in target.generation_config.to_dict()
     with pytest.raises(Exception):  # noqa: B017  transformers' own assisted generation cannot use a drafter
         target.generate(prompt, assistant_model=drafter, max_new_tokens=4)
@@ -91,6 +116,8 @@ def test_attached_target_still_serves_other_assistants(without_hook, prompt):
     [
         (GenerationMixin, "_get_candidate_generator"),
         (GenerationMixin, "_update_model_kwargs_for_generation"),
+        (GenerationMixin, "_extract_generation_mode_kwargs"),
+        (GenerationMixin, "_get_stopping_criteria"),
         (Cache, "activate_past_recording"),
     ],
 )
@@ -98,6 +125,37 @@ def test_a_moved_upstream_is_named(monkeypatch, owner, name):
     monkeypatch.delattr(owner, name)
     with pytest.raises(RuntimeError, match=f"{owner.__name__}.{name}` is gone"):
         check_upstream()
+
+
+def test_a_moved_function_is_named(monkeypatch):
+    monkeypatch.delattr("transformers.generation.utils._speculative_sampling")
+    with pytest.raises(RuntimeError, match="_speculative_sampling` is gone"):
+        check_upstream()
+
+
+def test_every_sort_of_call_of_an_attached_target(without_hook, prompt):
+    """Positional arguments, sampling, processors, embeddings, errors: `generate` of one target is `generate`."""
+    target = attach(tiny_target("llama"))
+    drafter = tiny_causal_drafter(target, num_layers=4)
+    plain = target.generate(prompt, max_new_tokens=16, do_sample=False)
+    config = copy.deepcopy(target.generation_config)
+    config.max_new_tokens, config.do_sample, config.window = 16, False, "fixed:3"
+    assert torch.equal(target.generate(prompt, config, None, None, None, None, drafter), plain)
+    assert drafter.last_trace.window["size"] == 3
+    for options in ({"repetition_penalty": 1.3}, {"do_sample": True, "top_k": 1}):
+        options = {"max_new_tokens": 16, "do_sample": False, **options}
+        output = target.generate(prompt, assistant_model=drafter, window="fixed:4", **options)
+        assert torch.equal(output, target.generate(prompt, **options)) and drafter.last_trace.accepted > 0
+    embeds = target.get_input_embeddings()(prompt).detach()
+    output = target.generate(
+        inputs_embeds=embeds, assistant_model=drafter, window="fixed:3", max_new_tokens=16, do_sample=False
+    )
+    assert output.tolist() == plain[:, prompt.shape[1] :].tolist()
+    with pytest.raises(ValueError, match="`num_beams`=2"):
+        target.generate(prompt, assistant_model=drafter, num_beams=2, max_new_tokens=4)
+    with pytest.raises(ValueError, match="`window` was given, but"):
+        target.generate(prompt, window="fixed:3", max_new_tokens=4)
+    assert torch.equal(target.generate(prompt, max_new_tokens=16, do_sample=False), plain)
 
 
 def test_a_changed_signature_is_named(monkeypatch):

@@ -355,9 +355,10 @@ def test_short_forms():
     assert WindowConfig.parse("mixed", base) == replace(base, proposals="mixed")
     assert WindowConfig.parse("lookup", base) == replace(base, policy="cost_aware", proposals="lookup")
     assert WindowConfig.parse("lookup:7", base) == replace(base, size=7, proposals="lookup")
-    # Naming a policy asks for the drafter, unless there is none.
-    assert WindowConfig.parse("fixed:4", WindowConfig(proposals="mixed")).proposals == "drafter"
-    assert WindowConfig.parse("cost_aware", WindowConfig(proposals="lookup")).proposals == "lookup"
+    # Naming a policy asks for the drafter.
+    for proposals in ("mixed", "lookup"):
+        for text in ("fixed:4", "cost_aware", "tree:5"):
+            assert WindowConfig.parse(text, WindowConfig(proposals=proposals)).proposals == "drafter"
     for text in ("mixed:3", "lookup:", "lookup:x", "lookup:-1", "lookup:2.5"):
         with pytest.raises(ValueError, match="expected 'mixed', 'lookup', or an integer"):
             WindowConfig.parse(text)

@@ -56,6 +56,9 @@ def test_refusals(prompt):
         target, drafter, prompt, "`output_attentions=True` cannot be combined with draft trees", output_attentions=True
     )
     refuse(target, drafter, prompt, "`cache_implementation`='static' cannot", cache_implementation="static")
+    refuse(
+        target, drafter, prompt, "'offloaded' cannot be combined with draft trees", cache_implementation="offloaded"
+    )
     refuse(target, drafter, prompt.repeat(2, 1), "one prompt at a time")
     filled = DynamicCache(config=target.config)
     with torch.no_grad():
@@ -137,7 +140,7 @@ def test_where_only_the_drafters_own_window_has_a_tree_chains_take_its_place(pro
     assert "Chains are drafted in place of the trees" in caplog.text
 
 
-def test_chains_where_one_target_is_attached(prompt):
+def test_trees_where_one_target_is_attached(prompt):
     target = tiny_target("llama")
     drafter = tiny_causal_drafter(target)
     drafter.generation_config.window = FIXED
@@ -146,7 +149,8 @@ def test_chains_where_one_target_is_attached(prompt):
         attach(target)
         expected = target.generate(prompt, max_new_tokens=10, do_sample=False)
         found = target.generate(prompt, assistant_model=drafter, max_new_tokens=10, do_sample=False)
-        assert torch.equal(expected, found) and drafter.last_trace.window["tree"] is None
-        refuse(target, drafter, prompt, "`tree` of the window needs the hook")
+        assert torch.equal(expected, found) and drafter.last_trace.window["tree"] is not None
+        assert any(cycle.depth > 1 for cycle in drafter.last_trace.cycles)
+        refuse(target, drafter, prompt, "`num_beams`=2", num_beams=2)
     finally:
         install_hook()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from transformers import GenerationConfig, GenerationMixin
+from transformers.generation import utils as generation_utils
 from transformers.generation.candidate_generator import CandidateGenerator
 
 from ppow_hf.generation.hook import _MARKER, check_upstream
@@ -36,6 +37,21 @@ def test_no_target_class_overrides_what_is_hooked():
     for name in ("_get_candidate_generator", "_validate_generation_mode", "_assisted_decoding"):
         for family in ("LlamaForCausalLM", "Gemma3ForCausalLM", "Qwen3MoeForCausalLM", "GPTNeoXForCausalLM"):
             assert getattr(getattr(transformers, family), name) is getattr(GenerationMixin, name)
+
+
+def test_what_the_loop_of_chains_calls():
+    parameters = list(inspect.signature(generation_utils._speculative_sampling).parameters)
+    assert parameters[:4] == ["candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"]
+    assert "assistant_ensemble_weight" in parameters
+
+
+def test_what_a_function_of_custom_generate_is_not_given():
+    """Why an attached target passes its loop the arguments itself."""
+    target, given = tiny_target("llama"), {"tokenizer": "mine", "assistant_model": None, "streamer": "too"}
+    mode = target._extract_generation_mode_kwargs(None, dict(given), None, "assistant", "streamer")
+    assert mode == {"tokenizer": "mine", "assistant_model": "assistant", "streamer": "streamer", "synced_gpus": False}
+    function = lambda model, input_ids, **prepared: input_ids  # noqa: E731
+    assert target._extract_generation_mode_kwargs(function, dict(given), None, "assistant", "streamer") == {}
 
 
 def test_candidate_generator_interface():

@@ -5,9 +5,9 @@ import json
 import pytest
 from transformers import GenerationConfig
 
-from ppow_hf import WindowConfig
-from ppow_hf.generation import WINDOW_POLICIES, use_window
-from tests.testing_utils import tiny_causal_drafter, tiny_target
+from ppow_hf import AutoDrafter, LookupDrafter, WindowConfig
+from ppow_hf.generation import WINDOW_POLICIES, fit_calibration, install_hook, uninstall_hook, use_window
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
 def test_round_trip():
@@ -53,6 +53,72 @@ def test_parse_keeps_the_other_fields_of_its_base():
     window = WindowConfig.parse("cost_aware", base)
     assert window == base and window is not base
     assert WindowConfig.parse("fixed:3", base).calibration == base.calibration
+
+
+def test_naming_a_policy_asks_for_the_drafters_own_proposals(prompt):
+    assert WindowConfig.parse("fixed:5", WindowConfig(proposals="lookup")).proposals == "drafter"
+    target = tiny_target("llama")
+    drafter, lookup = tiny_causal_drafter(target), LookupDrafter.from_target(target)
+    drafter.generation_config.window = WindowConfig(proposals="lookup")
+    options = {"max_new_tokens": 12, "do_sample": False}
+    # Its own are those of its model; those of a drafter without a model are lookup's.
+    for assistant, proposals in ((drafter, "drafter"), (lookup, "lookup")):
+        target.generate(prompt, assistant_model=assistant, window="fixed:3", **options)
+        assert assistant.last_trace.window["proposals"] == proposals
+        with use_window(assistant, "fixed:3"):
+            target.generate(prompt, assistant_model=assistant, **options)
+        assert assistant.last_trace.window["proposals"] == proposals and assistant.last_trace.window["size"] == 3
+
+
+FRESH = {
+    "eagle3": tiny_eagle3,
+    "causal": tiny_causal_drafter,
+    "lookup": LookupDrafter.from_target,
+    "constructor": lambda target: type(tiny_eagle3(target))(tiny_eagle3(target).config),
+}
+
+
+@pytest.mark.parametrize("kind", FRESH)
+@pytest.mark.parametrize("hooked", [True, False])
+def test_every_drafter_has_a_window(kind, hooked, tmp_path):
+    try:
+        if not hooked:
+            uninstall_hook()
+        drafter = FRESH[kind](tiny_target("llama"))
+        window = drafter.generation_config.window
+        assert window == WindowConfig(proposals="lookup" if kind == "lookup" else "drafter")
+        drafter.save_pretrained(tmp_path)
+        assert AutoDrafter.from_pretrained(tmp_path).generation_config.window == window
+        # Saved before drafters had one, or by other code: the same default, and nothing else is lost.
+        path = tmp_path / "generation_config.json"
+        stored = json.loads(path.read_text())
+        del stored["window"]
+        path.write_text(json.dumps(stored | {"temperature": 0.5}))
+        loaded = AutoDrafter.from_pretrained(tmp_path).generation_config
+        assert loaded.window == window and type(loaded.window) is WindowConfig and loaded.temperature == 0.5
+        path.unlink()
+        assert AutoDrafter.from_pretrained(tmp_path).generation_config.window == window
+    finally:
+        install_hook()
+
+
+def test_no_two_drafters_share_a_window():
+    target = tiny_target("llama")
+    first, second = tiny_causal_drafter(target), tiny_causal_drafter(target)
+    first.generation_config.window.size = 9
+    assert second.generation_config.window == WindowConfig()
+
+
+def test_a_calibration_is_set_as_documented(prompt, store_costs):
+    """The example of `fit_calibration`, on a drafter fresh from its target."""
+    target = tiny_target("llama")
+    drafter = tiny_eagle3(target)
+    store_costs(target, drafter)
+    target.generate(prompt, assistant_model=drafter, max_new_tokens=20)
+    records = drafter.last_trace.calibration_records()
+    drafter.generation_config.window.calibration = {"greedy": fit_calibration(records)}
+    target.generate(prompt, assistant_model=drafter, max_new_tokens=20)
+    assert drafter.last_trace.window["calibration"] == {"greedy": fit_calibration(records)}
 
 
 def test_coerce():
