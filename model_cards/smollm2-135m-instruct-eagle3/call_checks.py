@@ -9,10 +9,76 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, SynthIDTextWatermarkingConfig
+from transformers.generation.logits_process import (
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+# Of these caches the columns of rejected draft tokens can be taken out again.
+_CROPPABLE_CACHES = (None, "dynamic", "dynamic_full", "offloaded")
+# These count their calls, or remember the last one, where a window asks about tokens that may be rejected.
+_STATEFUL_PROCESSORS = {
+    UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
+    SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
+}
 
 
-def check_call(generation_config: GenerationConfig, input_ids: torch.LongTensor, model_kwargs: dict[str, Any]) -> None:
+def check_configuration(generation_config: GenerationConfig) -> None:
+    """
+    Refuses what no drafter can be combined with, by the configuration of the call alone.
+
+    Args:
+        generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call.
+
+    Raises:
+        ValueError: Naming the argument and the remedy.
+    """
+    config = generation_config
+    if (config.num_beams or 1) > 1:
+        raise ValueError(
+            f"`num_beams`={config.num_beams} cannot be combined with a drafter: speculative decoding verifies one "
+            "sequence. Set `num_beams=1`, or leave out `assistant_model`."
+        )
+    if (config.num_return_sequences or 1) > 1:
+        raise ValueError(
+            f"`num_return_sequences`={config.num_return_sequences} cannot be combined with a drafter. Call `generate` "
+            "several times, or leave out `assistant_model`."
+        )
+    for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
+        if getattr(config, name, None):
+            raise ValueError(
+                f"`{name}`={getattr(config, name)!r} and a drafter both propose tokens. Leave out `{name}`, or leave "
+                "out `assistant_model`."
+            )
+    if config.use_cache is False:
+        raise ValueError("`use_cache=False` cannot be combined with a drafter. Leave it out.")
+    if config.cache_implementation not in _CROPPABLE_CACHES:
+        raise ValueError(
+            f"`cache_implementation`={config.cache_implementation!r} cannot be combined with a drafter: rejected "
+            "draft tokens are taken out of the cache. Leave it out, and the cache grows with the text, or leave out "
+            "`assistant_model`."
+        )
+    if getattr(config, "guidance_scale", None) not in (None, 1):
+        raise ValueError(
+            f"`guidance_scale`={config.guidance_scale} cannot be combined with a drafter: guidance runs the target "
+            "beside the text, one token per call, and cannot take back a rejected one. Leave it out, or leave out "
+            "`assistant_model`."
+        )
+    if isinstance(config.watermarking_config, SynthIDTextWatermarkingConfig):
+        raise ValueError(
+            "`watermarking_config` of SynthID cannot be combined with a drafter: the watermark depends on the tokens "
+            "before it in the order of the calls, rejected ones included. Use `WatermarkingConfig`, whose marks "
+            "depend on the text alone, or leave out `assistant_model`."
+        )
+
+
+def check_call(
+    generation_config: GenerationConfig,
+    input_ids: torch.LongTensor,
+    model_kwargs: dict[str, Any],
+    logits_processor: LogitsProcessorList | None = None,
+) -> None:
     """Refuses what a speculative call cannot do. Raises `ValueError` naming the argument and the remedy."""
     if input_ids.shape[0] != 1:
         raise ValueError(
@@ -21,11 +87,24 @@ def check_call(generation_config: GenerationConfig, input_ids: torch.LongTensor,
             "prompt, or leave out `assistant_model`."
         )
     cache = model_kwargs.get("past_key_values")
+    if cache is not None and cache.is_compileable:
+        raise ValueError(
+            f"`past_key_values` is a {type(cache).__name__}, which cannot be combined with a drafter: rejected draft "
+            "tokens are taken out of the cache. Pass a `DynamicCache`, or leave it out."
+        )
     if cache is not None and cache.get_seq_length() > 0:
         raise ValueError(
             f"`past_key_values` already holds {cache.get_seq_length()} tokens; the drafter has not seen the target's "
             "features for them. Pass the whole text without `past_key_values`, or an empty cache."
         )
+    for processor in logits_processor or ():
+        for kind, argument in _STATEFUL_PROCESSORS.items():
+            if isinstance(processor, kind):
+                raise ValueError(
+                    f"`logits_processor` has a {type(processor).__name__}, which remembers its calls and cannot take "
+                    "back those about rejected draft tokens. Leave it out (it is what "
+                    f"`{argument}` stands for), or leave out `assistant_model`."
+                )
 
 
 def eos_token_ids_of(generation_config: GenerationConfig) -> frozenset[int]:

@@ -12,7 +12,6 @@ a plain prefill: without target features there is nothing to draft from.
 from __future__ import annotations
 
 import weakref
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,37 +24,16 @@ from .adaptation import adaptation_for
 from .call_checks import check_call, eos_token_ids_of, max_length_of
 from .cost_model import CostModel
 from .divergence import window_divergence
+
+# Also looked for here.
+from .drafter_window import window_for
 from .policies import Outcome
 from .proposals import LookupProposer, Proposal
 from .trace import Clock, Cycle, GenerationTrace
-from .window_config import WindowConfig
 from .window_loop import DraftSampler, DraftWindow, draft_window
 
 if TYPE_CHECKING:
     from .modeling_drafter import DrafterModel
-
-
-@contextmanager
-def use_window(drafter: DrafterModel, window: WindowConfig | dict | str | None):
-    """
-    Replaces the drafter's window inside a `with` block.
-
-    Args:
-        drafter ([`DrafterModel`]): The drafter.
-        window ([`WindowConfig`] or `dict` or `str`): As `window=` of `generate`.
-    """
-    config = drafter.generation_config
-    previous = getattr(config, "window", None)
-    config.window = WindowConfig.coerce(window, stored_window(drafter))
-    try:
-        yield drafter
-    finally:
-        config.window = previous
-
-
-def stored_window(drafter: DrafterModel) -> WindowConfig:
-    """The window in the drafter's generation config, or the default one."""
-    return WindowConfig.coerce(getattr(drafter.generation_config, "window", None))
 
 
 class PPOWCandidateGenerator(CandidateGenerator):
@@ -88,10 +66,10 @@ class PPOWCandidateGenerator(CandidateGenerator):
         model_kwargs: dict[str, Any],
         **unused: Any,
     ):
-        check_call(generation_config, input_ids, model_kwargs)
+        check_call(generation_config, input_ids, model_kwargs, logits_processor)
         drafter.bind_target(target)
         self.drafter = drafter
-        self.window_config = WindowConfig.coerce(getattr(generation_config, "window", None), stored_window(drafter))
+        self.window_config = window_for(drafter, getattr(generation_config, "window", None))
         self.do_sample = bool(generation_config.do_sample)
         self.max_length = max_length_of(generation_config, target)
         self.eos_token_ids = eos_token_ids_of(generation_config)
@@ -107,7 +85,7 @@ class PPOWCandidateGenerator(CandidateGenerator):
         )
         needs_costs = config.policy == "cost_aware" or config.proposals == "mixed"
         cost_model = CostModel.for_models(target, drafter) if needs_costs else None
-        adaptation = adaptation_for(drafter, config, cost_model, self.do_sample)
+        adaptation = adaptation_for(drafter, target, config, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.divergence = adaptation.divergence
         self.lookup = LookupProposer(adaptation.switch, self.eos_token_ids) if adaptation.switch is not None else None

@@ -6,9 +6,12 @@ The one hook into transformers, so that `target.generate(**inputs, assistant_mod
 
 Touched: `GenerationMixin._get_candidate_generator` (which chooses the candidate generator),
 `GenerationMixin._validate_generation_mode` (for early, clear errors; `num_beams > 1` would silently ignore the
-drafter), `GenerationMixin._assisted_decoding` (draft trees and plain greedy decoding have loops of their own) and a
-class attribute `GenerationConfig.window = None`, which makes `generate(window=...)` a known argument.
+drafter), `GenerationMixin._assisted_decoding` (some calls are decoded in loops of our own) and a class attribute
+`GenerationConfig.window = None`, which makes `generate(window=...)` a known argument.
 Everything is passed on unchanged unless the assistant has a `make_candidate_generator` method of its own.
+
+`generate` looks the decoding loop up on the class. A single target is therefore attached through `generate` itself,
+whose public argument `custom_generate` then names the loop.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ import inspect
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import transformers
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.generation import utils as generation_utils
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.utils import logging
 
@@ -49,11 +55,17 @@ _HOOKED = {
         "tokenizer",
     ),
 }
-# Called by the loop of greedy chains, and left as it is.
-_CALLED = {"_update_model_kwargs_for_generation": ("outputs", "model_kwargs", "num_new_tokens")}
-# What `_assisted_decoding` is given besides the target's inputs: of these the first are nothing to loops of our own.
+# Called, and left as they are (but for those of an attached target).
+_CALLED = {
+    "_update_model_kwargs_for_generation": ("outputs", "model_kwargs", "num_new_tokens"),
+    "_extract_generation_mode_kwargs": ("custom_generate", "kwargs", "synced_gpus", "assistant_model", "streamer"),
+    "_get_stopping_criteria": ("tokenizer",),
+    "generate": ("assistant_model", "streamer", "synced_gpus", "custom_generate"),
+}
+# What `_assisted_decoding` is given besides the target's inputs, and is nothing to loops of our own.
 _ASSISTANTS = frozenset({"assistant_model", "assistant_tokenizer", "tokenizer", "inputs_tensor"})
-_PREPARED = frozenset({"logits_processor", "stopping_criteria", "generation_config", "synced_gpus", "streamer"})
+# The arguments that `generate` of an attached target decodes with, where it does so with a drafter.
+_attached_call: ContextVar[dict[str, Any] | None] = ContextVar("ppow_hf_attached_call", default=None)
 
 
 def check_upstream() -> None:
@@ -77,9 +89,9 @@ def check_upstream() -> None:
         problems.append("`CandidateGenerator.requires_model_outputs` is gone")
     if not hasattr(Cache, "activate_past_recording"):
         problems.append("`Cache.activate_past_recording` is gone")
+    if not hasattr(generation_utils, "_speculative_sampling"):
+        problems.append("`transformers.generation.utils._speculative_sampling` is gone")
     if problems:
-        import transformers
-
         raise RuntimeError(
             f"transformers {transformers.__version__} has moved what ppow-hf hooks into: {'; '.join(problems)}. "
             "Install the version in constraints.txt, or update ppow-hf."
@@ -109,9 +121,7 @@ def _wrap_validate_generation_mode(original):
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         assistant = generation_mode_kwargs.get("assistant_model")
         if has_own_generator(assistant):
-            # The loop that verifies trees is reached through the class, never through one attached target.
-            dispatched = hasattr(type(self)._assisted_decoding, _MARKER)
-            check_drafter_call(self, assistant, generation_config, dispatched)
+            check_drafter_call(self, assistant, generation_config)
         elif getattr(generation_config, "window", None) is not None:
             raise ValueError(
                 "`window` was given, but `assistant_model` is not a ppow-hf drafter: pass `assistant_model=drafter`, "
@@ -125,41 +135,91 @@ def _wrap_validate_generation_mode(original):
 def _wrap_assisted_decoding(original):
     @functools.wraps(original)
     def _assisted_decoding(self, input_ids: Any, *args: Any, **kwargs: Any):
-        drafter, config = kwargs.get("assistant_model"), kwargs.get("generation_config")
-        if has_own_generator(drafter):
-            from .chain_decoding import decode_greedily, is_plain_greedy
-            from .key_sharing import shared_keys
-            from .tree_checks import trees_or_chains
-            from .tree_decoding import decode_with_trees
+        call = dict(zip(_HOOKED["_assisted_decoding"][1:], args, strict=False)) | kwargs
+        drafter = call.get("assistant_model")
+        if not has_own_generator(drafter):
+            return original(self, input_ids, *args, **kwargs)
+        from .dispatch import decode
 
-            own = {name: value for name, value in kwargs.items() if name not in _ASSISTANTS}
-            model_kwargs = {name: value for name, value in own.items() if name not in _PREPARED}
-            with shared_keys(self.device):
-                if trees_or_chains(self, drafter, config, model_kwargs):
-                    return decode_with_trees(self, input_ids, *args, drafter=drafter, **own)
-                processors = kwargs.get("logits_processor")
-                synced = bool(kwargs.get("synced_gpus"))
-                if not args and is_plain_greedy(self, drafter, processors, config, model_kwargs, synced):
-                    own.pop("synced_gpus", None)
-                    return decode_greedily(self, input_ids, drafter=drafter, **own)
-                return original(self, input_ids, *args, **kwargs)
-        return original(self, input_ids, *args, **kwargs)
+        own = {name: value for name, value in call.items() if name not in _ASSISTANTS}
+        return decode(self, input_ids, drafter, lambda: original(self, input_ids, *args, **kwargs), **own)
 
     return _assisted_decoding
 
 
+# In the classes of all targets.
 _WRAPPERS = {
     "_get_candidate_generator": _wrap_get_candidate_generator,
     "_validate_generation_mode": _wrap_validate_generation_mode,
     "_assisted_decoding": _wrap_assisted_decoding,
 }
-# `generate` looks these up on the class: they cannot be attached to one target.
-_OF_THE_CLASS = ("_assisted_decoding",)
 
 
-def check_drafter_call(
-    target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig, dispatched: bool = True
-) -> None:
+def unhooked(owner: type, name: str) -> Any:
+    """A method as it is without the hook."""
+    method = getattr(owner, name)
+    return getattr(method, _MARKER, method)
+
+
+def _wrap_generate(original):
+    names = list(inspect.signature(original).parameters)[1:]
+
+    @functools.wraps(original)
+    def generate(self, *args: Any, **kwargs: Any):
+        call = dict(zip(names, args, strict=False)) | kwargs
+        drafter, mode = call.get("assistant_model"), None
+        if has_own_generator(drafter) and call.get("custom_generate") is None:
+            # As `generate` itself makes them for the loop of its own choice, which gets them all.
+            mode = self._extract_generation_mode_kwargs(
+                None, dict(call), call.get("synced_gpus"), drafter, call.get("streamer")
+            )
+            loop = _wrap_assisted_decoding(unhooked(type(self), "_assisted_decoding"))
+
+            def custom_generate(model: PreTrainedModel, input_ids: Any, **prepared: Any):
+                return loop(model, input_ids, **mode, **prepared)
+
+            call["custom_generate"] = custom_generate
+        token = _attached_call.set(mode)
+        try:
+            return original(self, **call)
+        finally:
+            _attached_call.reset(token)
+
+    return generate
+
+
+def _wrap_validation_of_attached(original):
+    validate = _wrap_validate_generation_mode(original)
+
+    @functools.wraps(original)
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
+        mode = _attached_call.get() or {}  # A function's arguments `generate` does not show.
+        return validate(self, generation_mode, generation_config, generation_mode_kwargs | mode)
+
+    return _validate_generation_mode
+
+
+def _wrap_get_stopping_criteria(original):
+    @functools.wraps(original)
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any):
+        mode = _attached_call.get() or {}
+        if kwargs.get("tokenizer") is None and "tokenizer" in mode:
+            kwargs["tokenizer"] = mode["tokenizer"]  # For `stop_strings`: functions are not given it.
+        return original(self, *args, **kwargs)
+
+    return _get_stopping_criteria
+
+
+# In one attached target.
+_ATTACHED = {
+    "_get_candidate_generator": _wrap_get_candidate_generator,
+    "_validate_generation_mode": _wrap_validation_of_attached,
+    "_get_stopping_criteria": _wrap_get_stopping_criteria,
+    "generate": _wrap_generate,
+}
+
+
+def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config: GenerationConfig) -> None:
     """
     Refuses, before any work is done, what speculative decoding with this drafter cannot do.
 
@@ -167,42 +227,23 @@ def check_drafter_call(
         target ([`~transformers.PreTrainedModel`]): The target.
         drafter ([`DrafterModel`]): The drafter.
         generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call.
-        dispatched (`bool`, *optional*, defaults to `True`): Whether the loop that verifies draft trees would be
-            reached.
 
     Raises:
         ValueError: Naming the argument and the remedy.
     """
-    config = generation_config
-    if (config.num_beams or 1) > 1:
-        raise ValueError(
-            f"`num_beams`={config.num_beams} cannot be combined with a drafter: speculative decoding verifies one "
-            "sequence. Set `num_beams=1`, or leave out `assistant_model`."
-        )
-    if (config.num_return_sequences or 1) > 1:
-        raise ValueError(
-            f"`num_return_sequences`={config.num_return_sequences} cannot be combined with a drafter. Call `generate` "
-            "several times, or leave out `assistant_model`."
-        )
-    for name in ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
-        if getattr(config, name, None):
-            raise ValueError(
-                f"`{name}`={getattr(config, name)!r} and a drafter both propose tokens. Leave out `{name}`, or leave "
-                "out `assistant_model`."
-            )
-    if config.use_cache is False:
-        raise ValueError("`use_cache=False` cannot be combined with a drafter. Leave it out.")
+    from .call_checks import check_configuration
+    from .tree_checks import trees_or_chains
+    from .window_config import WindowConfig
+
+    check_configuration(generation_config)
     drafter.bind_target(target)
     device = getattr(drafter, "device", target.device)
     if device != target.device:
         raise ValueError(
             f"The drafter is on {device}, but the target is on {target.device}. Move it: `drafter.to(target.device)`."
         )
-    from .tree_checks import trees_or_chains
-    from .window_config import WindowConfig
-
-    WindowConfig.coerce(getattr(config, "window", None))
-    trees_or_chains(target, drafter, config, dispatched=dispatched)
+    WindowConfig.coerce(getattr(generation_config, "window", None))
+    trees_or_chains(target, drafter, generation_config)
 
 
 def install_hook() -> None:
@@ -253,10 +294,9 @@ def attach(target: PreTrainedModel) -> PreTrainedModel:
         RuntimeError: If the installed transformers has moved what this relies on.
     """
     check_upstream()
-    for name, wrap in _WRAPPERS.items():
-        if name not in target.__dict__ and name not in _OF_THE_CLASS:
-            method = getattr(type(target), name)
-            target.__dict__[name] = types.MethodType(wrap(getattr(method, _MARKER, method)), target)
+    for name, wrap in _ATTACHED.items():
+        if name not in target.__dict__:
+            target.__dict__[name] = types.MethodType(wrap(unhooked(type(target), name)), target)
     # Read through the target's own generation config: `generate(window=...)` is then known to this target alone.
     if not hasattr(target.generation_config, "window"):
         target.generation_config.window = None
@@ -265,7 +305,7 @@ def attach(target: PreTrainedModel) -> PreTrainedModel:
 
 def detach(target: PreTrainedModel) -> PreTrainedModel:
     """Undoes [`attach`]. Returns the target."""
-    for name in _WRAPPERS:
+    for name in _ATTACHED:
         target.__dict__.pop(name, None)
     if "window" in vars(target.generation_config) and target.generation_config.window is None:
         del target.generation_config.window

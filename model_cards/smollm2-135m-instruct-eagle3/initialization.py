@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _EMBEDDING_HALF_STD = 0.01
 # Where the target norms what attention and MLP put out and the drafter does not, its random weights shrink by this.
 _SMALL = 0.1
+# x * sigmoid(1.702 x) is GELU to within 0.02 (Hendrycks and Gimpel 2016), and SiLU(1.702 x) / 1.702 is just that.
+_GELU_SLOPE = 1.702
 
 
 def drafter_config_for(target: PreTrainedModel, *, draft_vocab_size: int | None = None, **overrides):
@@ -104,6 +106,10 @@ def eagle3_from_target(
     With `initialization="target"` the deepest feature passes `fc` unchanged, norms, attention and MLP are those of the
     target's last layer where shapes allow, and `lm_head` holds the target's rows of the draft vocabulary (ours).
 
+    The drafter's gate is a SiLU whatever the target's is, since the engines that serve drafters compute nothing else.
+    A GELU gate is taken over with its slope, which makes it a SiLU but for 0.02; of a target with any other gate the
+    MLP is not taken over. With `hidden_act` set to the target's own, it is copied as it is.
+
     Args:
         target ([`~transformers.PreTrainedModel`]): A decoder-only causal LM.
         draft_token_ids (`torch.Tensor` of shape `(draft_vocab_size,)`, *optional*): Target ids the drafter proposes.
@@ -164,6 +170,7 @@ def _copy_from_target(drafter: Eagle3Drafter, target: PreTrainedModel, seed: int
                 mine[:, : config.hidden_size].normal_(0, _EMBEDDING_HALF_STD, generator=generator)
         # Gemma norms what attention and MLP add to the stream, which the drafter does not: there, its own start small.
         sandwich = hasattr(layer, "pre_feedforward_layernorm")
+        slope = _gate_slope(drafter.midlayer.mlp, mlp)
         for module, source, name in (
             (drafter.midlayer.self_attn, attention, "o_proj"),
             (drafter.midlayer.mlp, mlp, "gate_proj"),
@@ -174,7 +181,10 @@ def _copy_from_target(drafter: Eagle3Drafter, target: PreTrainedModel, seed: int
             if sandwich and name in ("o_proj", "down_proj"):
                 mine.mul_(_SMALL)
                 continue
-            copied[name] = _copy_rows(mine, getattr(getattr(source, name, None), "weight", None))
+            theirs = getattr(getattr(source, name, None), "weight", None)
+            copied[name] = (source is not mlp or slope is not None) and _copy_rows(mine, theirs)
+            if copied[name] and name in ("gate_proj", "down_proj"):
+                mine.mul_(slope if name == "gate_proj" else 1 / slope)
         before_mlp = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
         for mine, theirs in (("hidden_norm", "input_layernorm"), ("post_attention_layernorm", before_mlp)):
             copied[mine] = _copy_norm(getattr(drafter.midlayer, mine), getattr(layer, theirs, None))
@@ -184,6 +194,18 @@ def _copy_from_target(drafter: Eagle3Drafter, target: PreTrainedModel, seed: int
         logger.info(
             "These parts of the drafter start random, the target has none of their shape: %s.", ", ".join(left)
         )
+
+
+def _gate_slope(mine: nn.Module, theirs: nn.Module | None) -> float | None:
+    """How much steeper the drafter's gate has to be to act like the target's, `None` where no slope makes it."""
+    act_fn = getattr(theirs, "act_fn", None)
+    if act_fn is None:
+        return None
+    points = torch.linspace(-8, 8, 257)
+    for slope in (1.0, _GELU_SLOPE):
+        if (mine.act_fn(slope * points) / slope - act_fn(points)).abs().max() < 0.03:
+            return slope
+    return None
 
 
 def _last_layer(target: PreTrainedModel) -> nn.Module | None:

@@ -4,6 +4,7 @@
 """What all drafter families share: the window interface, the tie to a target, saving and loading."""
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,14 +40,20 @@ class DrafterModel(PreTrainedModel):
     prediction_offset: int = 1
     # Most training-time-test steps the family can be trained with.
     max_ttt_steps: int = 1
+    # Whether it has no model, so that its own proposals are lookup's.
+    proposes_by_lookup: bool = False
 
     def __init__(self, config: DrafterConfig):
         super().__init__(config)
         self.generation_config = GenerationConfig(
             bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
         )
+        # Imported here: drafters know nothing of generation, they only lead to it.
+        from .window_config import WindowConfig
+
+        self.generation_config.window = WindowConfig()
         self.last_trace = None
-        self._adaptation = {}
+        self.reset_adaptation()
 
     # ---- what generation and training need to know -----------------------------------------------------------------
 
@@ -125,6 +132,14 @@ class DrafterModel(PreTrainedModel):
             `torch.Tensor` of shape `(nodes, draft_vocab_size)`: logits of the next draft token behind each node.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `step_tree`.")
+
+    def check_tree(self) -> None:
+        """
+        Refuses to draft trees where this drafter, as it has been loaded, cannot: generation asks before it begins.
+
+        Raises:
+            ValueError: Saying why, and what to do instead.
+        """
 
     def keep_path(self, state: DrafterState, columns: Sequence[int]) -> None:
         """
@@ -207,14 +222,32 @@ class DrafterModel(PreTrainedModel):
                 drafter was built for.
         """
         check_target(target)
-        text_config = target.config.get_text_config()
-        if text_config.vocab_size != self.config.vocab_size:
+        vocab_size = target.config.get_text_config().vocab_size
+        if vocab_size != self.config.vocab_size:
             raise ValueError(
-                f"The target has a vocabulary of {text_config.vocab_size} tokens, but this drafter was built for "
-                f"`vocab_size`={self.config.vocab_size}. Drafter and target must share one tokenizer."
+                f"The target has a vocabulary of {vocab_size} tokens, but this drafter was built for "
+                f"`vocab_size`={self.config.vocab_size}. {self._vocabulary_remedy(vocab_size)}"
             )
+        self._check_recorded_target(target)
+
+    def _vocabulary_remedy(self, vocab_size: int) -> str:
+        """What to do about a target whose vocabulary has another size."""
+        if self.feature_layer_ids:
+            return (
+                "It was trained for another target: use that one "
+                f"(`{self.config.target_name_or_path}`), or train a drafter with `from_target(target)`."
+            )
+        return (
+            "Models of one tokenizer may pad it to different sizes: if these two share one tokenizer, call "
+            f"`resize_token_embeddings({vocab_size})` on the model that drafts and wrap it again with "
+            "`CausalLMDrafter.from_causal_lm(model)`. Otherwise use a drafter of the target's tokenizer."
+        )
+
+    def _check_recorded_target(self, target: PreTrainedModel) -> None:
+        """Refuses a target of another kind or size than the recorded one, and warns about another name."""
+        text_config = target.config.get_text_config()
         recorded = self.config.target_num_hidden_layers
-        if self.feature_layer_ids and recorded is not None and recorded != text_config.num_hidden_layers:
+        if recorded is not None and recorded != text_config.num_hidden_layers:
             raise ValueError(
                 f"This drafter was trained for another target: `{self.config.target_name_or_path}` has {recorded} "
                 f"layers, the given target `{target.config._name_or_path}` has {text_config.num_hidden_layers}. "
@@ -223,16 +256,23 @@ class DrafterModel(PreTrainedModel):
         if self.feature_layer_ids:
             check_layer_ids(self.feature_layer_ids, text_config.num_hidden_layers)
         recorded_type = self.config.target_model_type
-        if self.feature_layer_ids and recorded_type is not None and recorded_type != text_config.model_type:
+        if recorded_type is not None and recorded_type != text_config.model_type:
             raise ValueError(
                 f"This drafter was trained for a `{recorded_type}` target (`{self.config.target_name_or_path}`), the "
                 f"given target is a `{text_config.model_type}`. Use the drafter's own target, or train a drafter with "
                 "`from_target(target)`."
             )
+        width = getattr(self.config, "target_hidden_size", None)
+        if width is not None and width != text_config.hidden_size:
+            raise ValueError(
+                f"The target's hidden states are {text_config.hidden_size} wide, but this drafter was built for "
+                f"`target_hidden_size`={width}. It was trained for another target: "
+                f"`{self.config.target_name_or_path}`. Use that one, or train a drafter with `from_target(target)`."
+            )
         # Names alone prove nothing (a local copy, a fine-tuned sibling), and the text stays right whatever drafts it.
         names = [os.path.basename(str(n)).lower() for n in (self.config.target_name_or_path, target.name_or_path) if n]
-        if self.feature_layer_ids and len(set(names)) == 2:
-            logger.warning(
+        if len(set(names)) == 2:
+            logger.warning_once(
                 f"This drafter was trained for `{self.config.target_name_or_path}` and is used with "
                 f"`{target.name_or_path}`. The text stays the target's own, but drafts may be accepted less often."
             )
@@ -252,7 +292,16 @@ class DrafterModel(PreTrainedModel):
 
     def reset_adaptation(self) -> None:
         """Forgets what calls with `WindowConfig(carry_over=True)` have learnt of the texts they wrote."""
-        self._adaptation = {}
+        # By target. One that is gone takes along what was learnt of its texts.
+        self._adaptation = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict:
+        # Copies and pickles begin anew: what calls have learnt hangs on targets of this process.
+        return {name: value for name, value in self.__dict__.items() if name != "_adaptation"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.reset_adaptation()
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
@@ -314,17 +363,16 @@ class DrafterModel(PreTrainedModel):
 
     def _load_generation_config(self, source: str | os.PathLike, kwargs: dict[str, Any]) -> None:
         hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
+        default = self.generation_config.window
         try:
             self.generation_config = GenerationConfig.from_pretrained(source, **hub_kwargs)
         except OSError as error:
             if "valid JSON" in str(error):
                 raise  # A damaged file: going on would silently lose the window that was saved.
             return  # Older or foreign checkpoints have none; the defaults of __init__ stay.
-        window = getattr(self.generation_config, "window", None)
-        if isinstance(window, dict):
-            from .window_config import WindowConfig
+        from .window_config import WindowConfig
 
-            self.generation_config.window = WindowConfig.from_dict(window)
+        self.generation_config.window = WindowConfig.coerce(getattr(self.generation_config, "window", None), default)
 
     @classmethod
     def can_generate(cls) -> bool:

@@ -95,7 +95,9 @@ class Eagle3Drafter(DrafterModel):
         if not hasattr(self, "d2t"):
             return None
         if self._draft_token_ids is None or self._draft_token_ids.device != self.d2t.device:
-            self._draft_token_ids = self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
+            # Kept for training, too, which cannot save tensors of inference mode for its backward pass.
+            with torch.inference_mode(False):
+                self._draft_token_ids = self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
         return self._draft_token_ids
 
     @classmethod
@@ -138,13 +140,6 @@ class Eagle3Drafter(DrafterModel):
         if self._shared_embedding is not None and target.get_input_embeddings() is self._shared_embedding:
             return
         super().bind_target(target)
-        width = target.config.get_text_config().hidden_size
-        if width != self.config.target_hidden_size:
-            raise ValueError(
-                f"The target's hidden states are {width} wide, but this drafter was built for "
-                f"`target_hidden_size`={self.config.target_hidden_size}. It was trained for another target: "
-                f"`{self.config.target_name_or_path}`."
-            )
         if self.config.shares_target_embedding:
             self._set_shared_embedding(target.get_input_embeddings())
 
@@ -154,7 +149,7 @@ class Eagle3Drafter(DrafterModel):
 
     def __getstate__(self) -> dict:
         # Copies and pickles leave the target's table behind: they are bound anew.
-        return {**self.__dict__, "_shared_embedding": None}
+        return {**super().__getstate__(), "_shared_embedding": None}
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -303,6 +298,24 @@ class Eagle3Drafter(DrafterModel):
         logits, state.hidden = self._head(hidden_states)
         return logits[0]
 
+    def check_tree(self) -> None:
+        implementation = self.config._attn_implementation
+        if implementation not in ("sdpa", "eager"):
+            raise ValueError(
+                f"`{type(self).__name__}` cannot draft a tree: its attention implementation {implementation!r} takes "
+                'no mask of ours. Load the drafter with `attn_implementation="sdpa"` or `"eager"`, or leave `tree` out '
+                "of the window to draft chains."
+            )
+
+    def _check_takes_masks(self, what: str) -> None:
+        """Refuses attention that would silently drop the dense masks by which columns are kept from each other."""
+        implementation = self.config._attn_implementation or ""
+        if "flash" in implementation:
+            raise ValueError(
+                f"{what} needs a dense attention mask, which `{implementation}` does not take. Load the drafter with "
+                '`attn_implementation="sdpa"` or `"eager"`; only decoding chains can use flash attention.'
+            )
+
     def begin_windows(
         self,
         input_ids: torch.LongTensor,
@@ -310,6 +323,7 @@ class Eagle3Drafter(DrafterModel):
         starts: torch.LongTensor,
         group_size: int = 1,
     ) -> tuple[PackedState, torch.Tensor]:
+        self._check_takes_masks("Drafting windows side by side")
         starts = check_starts(starts, input_ids, group_size)
         if features is None or features.shape[:2] != input_ids.shape:
             raise ValueError(
@@ -339,6 +353,7 @@ class Eagle3Drafter(DrafterModel):
     def text_logits(
         self, input_ids: torch.LongTensor, features: torch.Tensor | None
     ) -> Callable[[torch.LongTensor, torch.LongTensor], torch.Tensor]:
+        self._check_takes_masks("Drafting at every place of a text")
         hidden_states = self.project_features(features[:, :-1])
         position_ids = torch.arange(hidden_states.shape[1], device=input_ids.device)[None]
         mask = ttt_causal_mask(hidden_states.shape[1], None, hidden_states)
@@ -389,6 +404,7 @@ class Eagle3Drafter(DrafterModel):
         """
         if window_tokens is not None:
             return DrafterOutput(window_logits(self, input_ids, target_features, starts, window_tokens))
+        self._check_takes_masks("Training-time test")
         return training_time_test(
             self, input_ids, target_features, attention_mask, ttt_steps, column_mask, output_hidden_states, score
         )

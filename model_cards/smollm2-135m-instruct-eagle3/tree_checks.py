@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .candidate_generator import stored_window
+from .drafter_window import stored_window, window_for
 from .tree_attention import check_tree_target
-from .window_config import WindowConfig
 
 if TYPE_CHECKING:
     from .modeling_drafter import DrafterModel
@@ -29,8 +28,7 @@ def wants_tree(drafter: Any, generation_config: GenerationConfig) -> bool:
     """Whether a call asks for draft trees: by its own window, or else by the drafter's."""
     if not hasattr(drafter, "generation_config"):
         return False
-    window = WindowConfig.coerce(getattr(generation_config, "window", None), stored_window(drafter))
-    return window.tree is not None
+    return window_for(drafter, getattr(generation_config, "window", None)).tree is not None
 
 
 def has_step_tree(drafter: Any) -> bool:
@@ -39,12 +37,41 @@ def has_step_tree(drafter: Any) -> bool:
     return base is not None and type(drafter).step_tree is not base.step_tree
 
 
+def drafts_trees(drafter: Any) -> bool:
+    """Whether a drafter can draft trees, as it has been loaded."""
+    try:
+        check_tree_drafter(drafter)
+    except ValueError:
+        return False
+    return True
+
+
+def check_tree_drafter(drafter: Any) -> None:
+    """
+    Refuses a drafter that cannot draft trees: by its class, or by the attention it has been loaded with.
+
+    Args:
+        drafter ([`DrafterModel`]): The drafter.
+
+    Raises:
+        ValueError: Saying why, and what to do instead.
+    """
+    if not has_step_tree(drafter):
+        raise ValueError(
+            f"`{type(drafter).__name__}` drafts chains only. Leave `tree` out of the window, or use a drafter with "
+            "`step_tree`: an Eagle3Drafter or a CausalLMDrafter."
+        )
+    # Remote code may bring a drafter of an older version, which has no such method.
+    check = getattr(drafter, "check_tree", None)
+    if check is not None:
+        check()
+
+
 def trees_or_chains(
     target: PreTrainedModel,
     drafter: Any,
     generation_config: GenerationConfig,
     model_kwargs: dict[str, Any] | None = None,
-    dispatched: bool = True,
 ) -> bool:
     """
     Whether a call decodes with draft trees. A tree that the call asks for itself must be possible; where only the
@@ -56,7 +83,6 @@ def trees_or_chains(
         generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call; its `window` is
             set where chains take the place of trees.
         model_kwargs (`dict`, *optional*): The target's prepared inputs, once they are known.
-        dispatched (`bool`, *optional*, defaults to `True`): Whether the loop that verifies trees would be reached.
 
     Raises:
         ValueError: If the call asks for a tree and cannot have one.
@@ -64,11 +90,6 @@ def trees_or_chains(
     if not wants_tree(drafter, generation_config):
         return False
     try:
-        if not dispatched:
-            raise ValueError(
-                "`tree` of the window needs the hook, or `custom_generate`: call `ppow_hf.install_hook()`, or "
-                "`target.generate(**inputs, custom_generate=speculative_generate, drafter=drafter)`."
-            )
         check_tree_call(target, drafter, generation_config)
         check_inputs(model_kwargs or {})
     except ValueError as error:
@@ -92,11 +113,7 @@ def check_tree_call(target: PreTrainedModel, drafter: DrafterModel, generation_c
     Raises:
         ValueError: Naming the argument and the remedy.
     """
-    if not has_step_tree(drafter):
-        raise ValueError(
-            f"`{type(drafter).__name__}` drafts chains only. Leave `tree` out of the window, or use a drafter with "
-            "`step_tree`: an Eagle3Drafter or a CausalLMDrafter."
-        )
+    check_tree_drafter(drafter)
     if generation_config.output_attentions:
         raise ValueError(
             "`output_attentions=True` cannot be combined with draft trees: the attention of a pass over a tree is not "

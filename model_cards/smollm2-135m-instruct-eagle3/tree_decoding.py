@@ -16,34 +16,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput
-from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from .target_features import gather_features
 from .tree_columns import check_croppable, keep_columns
 from .call_checks import check_call, eos_token_ids_of, max_length_of
-from .candidate_generator import stored_window
 from .cost_model import CostModel
 from .divergence import window_divergence
 from .draft_tree import grow_tree
+from .drafter_window import window_for
 from .lookup_graft import LookupGraft
 from .proposals import LookupProposer, Proposal
+from .text_end import TextEnd
+from .token_outputs import TokenOutputs
 from .trace import Clock, Cycle, GenerationTrace
 from .tree_adaptation import tree_adaptation_for
 from .tree_attention import tree_inputs
 from .tree_checks import check_inputs
 from .tree_nodes import LOOKED_UP, TEXT, DraftTree
-from .tree_policy import step_cost
 from .tree_record import record_tree
 from .tree_verification import Acceptance, TreeVerifier
-from .window_config import WindowConfig
 from .window_loop import DraftSampler
 
 if TYPE_CHECKING:
     from .modeling_drafter import DrafterModel
-
-# Nothing that is drafted reaches past what these allow, or it does not matter if it does.
-_WHOLE_CYCLE_CRITERIA = (MaxLengthCriteria, EosTokenCriteria, MaxTimeCriteria)
 
 
 @torch.no_grad()
@@ -108,12 +104,12 @@ class TreeDecoding:
         streamer: BaseStreamer | None,
         model_kwargs: dict[str, Any],
     ):
-        check_call(generation_config, input_ids, model_kwargs)
+        check_call(generation_config, input_ids, model_kwargs, logits_processor)
         check_inputs(model_kwargs)
         drafter.bind_target(target)
-        window = WindowConfig.coerce(getattr(generation_config, "window", None), stored_window(drafter))
-        self.target, self.drafter, self.config = target, drafter, generation_config
-        self.input_ids, self.streamer, self.criteria = input_ids, streamer, stopping_criteria
+        window = window_for(drafter, getattr(generation_config, "window", None))
+        self.target, self.drafter = target, drafter
+        self.input_ids, self.streamer = input_ids, streamer
         self.max_length = max_length_of(generation_config, target)
         self.eos_token_ids = eos_token_ids_of(generation_config)
         self.layer_ids = tuple(drafter.feature_layer_ids)
@@ -127,7 +123,7 @@ class TreeDecoding:
         self.verifier = TreeVerifier(self.sampler, logits_processor, self.eos_token_ids)
         needs_costs = window.policy == "cost_aware" or window.proposals == "mixed"
         cost_model = CostModel.for_models(target, drafter) if needs_costs else None
-        adaptation = tree_adaptation_for(drafter, window, cost_model, self.do_sample)
+        adaptation = tree_adaptation_for(drafter, target, window, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.siblings, self.divergence = adaptation.siblings, adaptation.divergence
         self.lookup = LookupProposer(adaptation.switch, self.eos_token_ids) if adaptation.switch is not None else None
@@ -140,13 +136,7 @@ class TreeDecoding:
         self._tokens: list[torch.Tensor] = []  # waiting to be given to the drafter
         self._features: list[torch.Tensor] = []
         self._num_accepted = 0
-        # Committed tokens may have to be judged one by one where a criterion of the user's may end the text anywhere.
-        self._one_by_one = any(type(criterion) not in _WHOLE_CYCLE_CRITERIA for criterion in stopping_criteria)
-
-        returned = generation_config.return_dict_in_generate
-        self._scores: list[torch.Tensor] | None = [] if returned and generation_config.output_scores else None
-        self._logits: list[torch.Tensor] | None = [] if returned and generation_config.output_logits else None
-        self._states: list[tuple] | None = [] if returned and generation_config.output_hidden_states else None
+        self._end, self._returned = TextEnd(stopping_criteria, generation_config), TokenOutputs(generation_config)
         wanted = True if generation_config.output_hidden_states else list(self.layer_ids)
         self._extra = {"output_hidden_states": wanted} if wanted else {}
 
@@ -176,8 +166,8 @@ class TreeDecoding:
             self._position = int(positions[..., -1].flatten()[0])
         else:
             self._position = columns - 1 if self._padding is None else int(mask.sum()) - 1
-        if self._states is not None:
-            self._states.append(tuple(outputs.hidden_states))
+        if self._returned.wants("hidden_states"):
+            self._returned.add("hidden_states", [tuple(outputs.hidden_states)])
         self._remember_prompt(outputs.hidden_states, mask)
         acceptance = self.verifier.accept(DraftTree(), outputs.logits[0, -1:], input_ids)
         committed = self._commit(DraftTree(), acceptance, outputs.logits[0, -1:])
@@ -307,44 +297,29 @@ class TreeDecoding:
             whole = rows == list(range(hidden_states[self.layer_ids[0]].shape[1]))
             features = gather_features(hidden_states, self.layer_ids)
             self._features.append((features if whole else features[:, rows]).to(device))
-        if self._states is not None:
-            for row in rows:
-                self._states.append(tuple(layer[:, row : row + 1] for layer in hidden_states))
+        if self._returned.wants("hidden_states"):
+            states = (tuple(layer[:, row : row + 1] for layer in hidden_states) for row in rows)
+            self._returned.add("hidden_states", states)
 
     # ---- the text --------------------------------------------------------------------------------------------------
 
     def _commit(self, tree: DraftTree, acceptance: Acceptance, logits: torch.Tensor) -> int:
         """Adds what was accepted to the text, up to where a criterion ends it. Returns how many tokens."""
-        tokens = acceptance.tokens(tree)
-        before = self.input_ids
-        new = before.new_tensor([tokens])
-        rows = [0, *(node + 1 for node in acceptance.path)]
-        ends = range(1, len(tokens) + 1) if self._one_by_one else (len(tokens),)
-        known = len(self._scores) if self._scores is not None else 0
-        for end in ends:
-            self.input_ids = torch.cat([before, new[:, :end]], dim=-1)
-            if self._scores is not None:
-                self._scores[known:] = acceptance.scores[:end]
-            scores = tuple(self._scores) if self._scores is not None else None
-            if bool(self.criteria(self.input_ids, scores).all()):
-                self.finished = True
-                break
-        if self._logits is not None:
-            self._logits += [logits[row : row + 1].float() for row in rows[:end]]
+        before = self.input_ids.shape[1]
+        new = self.input_ids.new_tensor([acceptance.tokens(tree)])
+        shown = self._returned.scores_with(acceptance.scores)
+        self.input_ids, self.finished = self._end.extend(self.input_ids, new, shown)
+        committed = self.input_ids.shape[1] - before
+        rows = [0, *(node + 1 for node in acceptance.path)][:committed]
+        self._returned.add("scores", acceptance.scores[:committed])
+        self._returned.add("logits", (logits[row : row + 1].float() for row in rows))
         if self.streamer is not None:
-            self.streamer.put(new[:, :end].cpu())
-        return end
+            self.streamer.put(new[:, :committed].cpu())
+        return committed
 
     def output(self) -> torch.LongTensor | GenerateDecoderOnlyOutput:
         """What `generate` returns."""
-        if not self.config.return_dict_in_generate:
-            return self.input_ids
-        parts = {"scores": self._scores, "logits": self._logits, "hidden_states": self._states}
-        return GenerateDecoderOnlyOutput(
-            sequences=self.input_ids,
-            past_key_values=self._cache,
-            **{name: None if part is None else tuple(part) for name, part in parts.items()},
-        )
+        return self._returned.result(self.input_ids, self._cache)
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
@@ -382,7 +357,7 @@ class TreeDecoding:
                 self.input_ids[0, -committed:].tolist(),
                 accepted=len(path),
                 drafted=len(tree.nodes),
-                forwards=sum(step_cost(fed) for fed in tree.steps),
+                forwards=sum(self.lookup.switch.cost_model.level_cost(fed) for fed in tree.steps),
                 cut=cut or cycle.stop == "length",
                 scores=torch.cat(acceptance.scores) if self.do_sample else None,
             )

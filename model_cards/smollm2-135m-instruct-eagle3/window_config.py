@@ -201,7 +201,7 @@ class WindowConfig:
             base ([`WindowConfig`], *optional*): Where the other fields come from. Defaults to the default values.
 
         Returns:
-            [`WindowConfig`].
+            [`WindowConfig`]: Where the text names a policy, with the drafter's own proposals.
 
         Raises:
             ValueError: If the text is not of that form.
@@ -210,13 +210,12 @@ class WindowConfig:
         policy, colon, argument = text.strip().partition(":")
         if policy in ("lookup", "mixed"):
             return cls._parse_proposals(text, base)
-        if base.proposals == "mixed":  # naming a policy asks for the drafter under that policy
-            base = replace(base, proposals="drafter")
+        # Naming a policy asks for the drafter under that policy.
         if policy in ("tree", "mixed_tree"):
-            proposals = "mixed" if policy == "mixed_tree" else base.proposals
+            proposals = "mixed" if policy == "mixed_tree" else "drafter"
             tree = TreeConfig.parse(text, base.tree)
             return replace(base, policy="cost_aware", tree=tree, proposals=proposals)
-        base = replace(base, tree=None)
+        base = replace(base, tree=None, proposals="drafter")
         if policy not in WINDOW_POLICIES or not colon:
             return replace(base, policy=policy)  # raises, naming the policies, if there is no such policy
         name = {"confidence": "threshold", "cost_aware": "max_size"}.get(policy, "size")

@@ -114,7 +114,7 @@ def eval_results(facts: CardFacts) -> list[EvalResult]:
     found = []
     for benchmark in facts.benchmarks:
         rows = benchmark.window_rows()
-        own = [row for row in rows if row["method"] == facts.own_method]
+        own = [row for row in rows if row["method"] == facts.method_in(benchmark)]
         for row in own or rows:
             found += _eval_results_of(benchmark, row)
     return found

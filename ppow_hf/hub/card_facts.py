@@ -30,7 +30,8 @@ from ..drafters import DRAFTER_FAMILIES, AutoDrafter
 from ..evaluation.aggregate import summarize
 from ..evaluation.methods import MethodError, parse_method
 from ..evaluation.precision import fingerprint
-from ..generation import CostModel
+from ..generation import CostModel, WindowConfig
+from .card_window import benchmark_methods
 
 BENCHMARK_FOLDER = "benchmarks"
 _NO_WEIGHTS = ("d2t", "t2d")
@@ -120,18 +121,25 @@ class CardFacts:
     custom_generate: bool = False
 
     @property
-    def window(self) -> dict[str, Any]:
-        """The window that is used unless a call says otherwise."""
-        return self.generation.get("window") or {}
+    def window(self) -> WindowConfig | None:
+        """The window that is used unless a call says otherwise, if the folder states one."""
+        values = self.generation.get("window")
+        return None if values is None else WindowConfig.coerce(values)
+
+    @property
+    def own_methods(self) -> tuple[str, ...]:
+        """The names a benchmark may have for decoding with the drafter's own window; none if no method of it does."""
+        return benchmark_methods(self.window) if self.window is not None else ()
 
     @property
     def own_method(self) -> str | None:
-        """What a benchmark calls decoding with that window."""
-        window = self.window
-        proposals = window.get("proposals", "drafter")
-        if window.get("tree"):
-            return "tree" if proposals == "drafter" else f"{proposals}_tree"
-        return window.get("policy") if proposals == "drafter" else proposals
+        """Of `own_methods` the one that was measured, or else the first; `None` where there are none."""
+        measured = (self.method_in(benchmark) for benchmark in self.benchmarks)
+        return next(filter(None, [*measured, *self.own_methods]), None)
+
+    def method_in(self, benchmark: Benchmark) -> str | None:
+        """Of `own_methods` the one that a benchmark measured; `None` if it measured none."""
+        return next((name for name in self.own_methods if any(row["method"] == name for row in benchmark.rows)), None)
 
     @property
     def target_id(self) -> str | None:
@@ -164,7 +172,8 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
 
     Raises:
         OSError: If configuration or weights are missing, or a file is truncated.
-        ValueError: If the folder is no drafter of this library, or a benchmark is of another drafter or target.
+        ValueError: If the folder is no drafter of this library, its window is none, or a benchmark is of another
+            drafter or target.
     """
     folder = Path(folder)
     config = _read_json(folder / "config.json")
@@ -190,6 +199,7 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
         benchmarks=_read_benchmarks(folder),
         custom_generate=(folder / "custom_generate" / "generate.py").is_file(),
     )
+    _check_window(facts)
     for benchmark in facts.benchmarks:
         _check_benchmark(benchmark, facts)
     return facts
@@ -303,6 +313,16 @@ def _read_benchmarks(folder: Path) -> list[Benchmark]:
         report = report.relative_to(folder).as_posix() if report.is_file() else None
         benchmarks.append(Benchmark(path.relative_to(folder).as_posix(), results, report))
     return benchmarks
+
+
+def _check_window(facts: CardFacts) -> None:
+    try:
+        _ = facts.window
+    except ValueError as error:
+        raise ValueError(
+            f"`window` in `{facts.folder / 'generation_config.json'}` is none: {error} Correct it, or save the "
+            "drafter again."
+        ) from None
 
 
 def _check_benchmark(benchmark: Benchmark, facts: CardFacts) -> None:

@@ -27,8 +27,9 @@ def with_interval(value: float | None, interval: list[float] | None, suffix: str
 
 
 def own_summary(facts: CardFacts, benchmark: Benchmark) -> dict[str, Any] | None:
-    """The mean over suites of the drafter's own window, at the lowest temperature."""
-    own = [row for row in benchmark.summary if row["method"] == facts.own_method]
+    """The mean over suites of the drafter's own window, at the lowest temperature; `None` if it was not measured."""
+    method = facts.method_in(benchmark)
+    own = [row for row in benchmark.summary if row["method"] == method]
     return min(own, key=lambda row: row["temperature"]) if own else None
 
 
@@ -98,11 +99,14 @@ def _shared_cells(row: dict[str, Any], tau: float | None, interval: list[float] 
     ]
 
 
-def other_methods(benchmarks: list[Benchmark]) -> str:
+def other_methods(facts: CardFacts) -> str:
     """What to say of methods in which this drafter has no part."""
-    methods = dict.fromkeys(row["method"] for benchmark in benchmarks for row in benchmark.rows)
+    methods = dict.fromkeys(row["method"] for benchmark in facts.benchmarks for row in benchmark.rows)
     names = [f"`{m}`" for m in methods if m != PLAIN and not is_window(m)]
-    return f"{', '.join(names)}: transformers' own, without this drafter; " if names else ""
+    text = f"{', '.join(names)}: transformers' own, without this drafter; " if names else ""
+    if "lookup" in methods and facts.config["model_type"] != "ppow_lookup":
+        text += "`lookup`: what followed earlier in the text, without this drafter; "
+    return text
 
 
 def lossless_rows(benchmark: Benchmark) -> list[list[str]]:

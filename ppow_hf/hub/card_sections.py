@@ -12,9 +12,15 @@ from transformers import TrainingArguments
 
 from .card_facts import Benchmark, CardFacts, public_text
 from .card_results import benchmark_section, lossless_rows, number, other_methods, own_summary, percent
+from .card_window import describe_window
 
 _ABSENT = "not recorded"
-_FAMILIES = {"ppow_eagle3": "EAGLE-3", "ppow_causal_lm": "causal language model"}
+_FAMILIES = {
+    "ppow_eagle3": "EAGLE-3",
+    "ppow_causal_lm": "causal language model",
+    "ppow_lookup": "lookup in the text, without weights",
+}
+# A drafter without weights is nothing an engine could load.
 _ENGINES = {"ppow_eagle3": ("eagle3", "EAGLE3"), "ppow_causal_lm": ("draft_model", "STANDALONE")}
 # Of transformers' own training arguments only these say something about the result.
 _COMMON_SETTINGS = (
@@ -48,9 +54,9 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
         repo (`str`): The repository the examples name.
     """
     target = public_text(facts.config.get("target_name_or_path") or "the target")
-    vllm_method, sglang_algorithm = _ENGINES[facts.config["model_type"]]
+    vllm_method, sglang_algorithm = _ENGINES.get(facts.config["model_type"], (None, None))
     main = facts.benchmarks[0] if facts.benchmarks else None
-    served = (main.best_fixed() if main else None) or facts.window.get("size") or 1
+    served = (main.best_fixed() if main else None) or (facts.window.size if facts.window is not None else 1)
     tokens = main.results["arguments"].get("max_new_tokens") if main else None
     cost_rows = [_cost_row(entry) for entry in facts.costs]
     data_rows = [_data_row(entry) for entry in facts.responses]
@@ -70,7 +76,7 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
         "headline": _headline(facts, main),
         "description": _description(facts),
         "benchmarks": [benchmark_section(benchmark) for benchmark in facts.benchmarks],
-        "others": other_methods(facts.benchmarks),
+        "others": other_methods(facts),
         "lossless": [row for benchmark in facts.benchmarks for row in lossless_rows(benchmark)],
         "cost_header": ["machine", "dtype", "versions", "gamma"]
         + [f"v({n})" for n in _COST_WINDOWS]
@@ -108,7 +114,7 @@ def _description(facts: CardFacts) -> list[tuple[str, str]]:
     layers = config.get("num_hidden_layers") or (config.get("causal_lm_config") or {}).get("num_hidden_layers")
     rows = [
         ("Target (base model)", f"`{target}`, revision {public_text(_revision(facts))}"),
-        ("Family", f"{_FAMILIES[config['model_type']]}, {layers} layer(s)"),
+        ("Family", _FAMILIES[config["model_type"]] + (f", {layers} layer(s)" if layers else "")),
         (
             "Size",
             f"{weights.parameters / 1e6:.1f}M parameters, {weights.bytes / 1e6:.1f} MB in {weights.dtype}"
@@ -120,11 +126,8 @@ def _description(facts: CardFacts) -> list[tuple[str, str]]:
         rows.append(("Target features read", f"residual stream entering layers {ids}"))
     if config.get("draft_vocab_size"):
         rows.append(("Draft vocabulary", f"{config['draft_vocab_size']} of {config['vocab_size']} tokens"))
-    if window:
-        fixed = window.get("policy") == "fixed"
-        size = f"{window.get('size')}" if fixed else f"{window.get('min_size')} to {window.get('max_size')}"
-        lookup = ", taking turns with lookup" if facts.own_method == "mixed" else ""
-        rows.append(("Window", f"`{window.get('policy')}`, {size} draft tokens{lookup}"))
+    if window is not None:
+        rows.append(("Window", describe_window(window)))
     trained = [name for name, stage in (("supervised", facts.supervised), ("PPOW", facts.ppow)) if stage]
     rows.append(("Training stages", ", ".join(trained) if trained else _ABSENT))
     return rows
@@ -251,9 +254,15 @@ def _resources(facts: CardFacts) -> list[str]:
 
 def _limitations(facts: CardFacts) -> list[str]:
     target = public_text(facts.config.get("target_name_or_path") or "its target")
-    lines = [
+    by_lookup = facts.config["model_type"] == "ppow_lookup"
+    made_for = (
         f"Made for `{target}`. With a fine-tuned sibling the text stays that model's own, but drafts are accepted "
-        "less often; with another tokenizer it is refused.",
+        "less often; with another tokenizer it is refused."
+    )
+    if by_lookup:
+        made_for = "It proposes what the text has said before: one that does not repeat itself is written no faster."
+    lines = [
+        made_for,
         "One prompt at a time; beam search is refused.",
         "Speed depends on the machine, the dtype and the text. On another machine, measure with `ppow bench`.",
     ]
@@ -280,11 +289,16 @@ def _limitations(facts: CardFacts) -> list[str]:
                     f"Faster than the `{own['method']}` window ({own['speedup']:.2f}x) on the mean of "
                     f"`{benchmark.path}`: {', '.join(names)}."
                 )
+        if own is None and facts.window is not None:
+            lines.append(
+                f"`{benchmark.path}` did not measure this drafter's own window, only others: what it says is not what "
+                "a call without `window=` gives."
+            )
     if not facts.benchmarks:
         lines.append("Neither speed nor acceptance nor losslessness was measured.")
     elif not any(row["temperature"] for benchmark in facts.benchmarks for row in benchmark.rows):
         lines.append("Sampling (temperature above zero): not measured.")
-    if not facts.ppow:
+    if not facts.ppow and not by_lookup:
         lines.append("No PPOW stage: this drafter was not trained on windows.")
     return lines
 

@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
+
+from ..scripts.command_line import print_line
 
 _STYLES = {"new": "green", "changed": "yellow", "deleted": "red", "unchanged": "dim"}
 
@@ -54,7 +57,7 @@ def card(
     from .push_drafter import complete_folder
 
     complete_folder(folder, repo or folder.resolve().name)
-    Console(highlight=False).print(f"Card: {folder / 'README.md'}")
+    print_line(Console(highlight=False), f"Card: {folder / 'README.md'}")
 
 
 def show_push(result, console: Console, *, private: bool = False) -> None:
@@ -66,25 +69,27 @@ def show_push(result, console: Console, *, private: bool = False) -> None:
         console (`Console`): Where to print.
         private (`bool`, *optional*, defaults to `False`): Whether a new repository is a private one.
     """
-    table = Table(title=f"{result.url} ({result.revision})")
+    # What was given or comes from the Hub is shown as it is: `[...]` in a name is no markup.
+    table = Table(title=Text(f"{result.url} ({result.revision})"))
     table.add_column("file", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("stored as")
     table.add_column("status")
     for file in result.files:
         size = "-" if file.status == "deleted" else decimal(file.size)
-        table.add_row(file.path, size, "LFS" if file.mode == "lfs" else "git", file.status, style=_STYLES[file.status])
+        cells = (Text(file.path), size, "LFS" if file.mode == "lfs" else "git", file.status)
+        table.add_row(*cells, style=_STYLES[file.status])
     console.print(table)
     for path, reason in result.left_out:
-        console.print(f"[dim]left out: {path} ({reason})[/]")
+        console.print(Text(f"left out: {path} ({reason})", style="dim"), soft_wrap=True)
     kind = "private repository" if private else "repository"
     new = f", a new {kind}" if result.creates_repo else ", a new branch" if result.creates_branch else ""
     amount = f"{len(result.to_send)} of {len(result.files)} files ({decimal(result.bytes_to_send)})"
     if result.dry_run:
-        console.print(f"Dry run: {amount} would be sent to {result.repo_id}{new}. Nothing was sent.")
+        print_line(console, f"Dry run: {amount} would be sent to {result.repo_id}{new}. Nothing was sent.")
     elif result.commit_url is not None:
-        console.print(f"Sent {amount} to {result.repo_id}{new}, in one commit: {result.commit_url}")
+        print_line(console, f"Sent {amount} to {result.repo_id}{new}, in one commit: {result.commit_url}")
     elif result.pull_request_url is None:
-        console.print(f"{result.repo_id} is up to date: no commit was made.")
+        print_line(console, f"{result.repo_id} is up to date: no commit was made.")
     if result.pull_request_url is not None:
-        console.print(f"Pull request: {result.pull_request_url}")
+        print_line(console, f"Pull request: {result.pull_request_url}")

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from .exchange_report import ExchangeReport, logger
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed. Nothing here is random; kept for uniform commands.")]
 

@@ -58,7 +58,7 @@ def push_folder(
         ValueError: If the folder or an argument is unusable. Nothing was asked of the Hub then.
         HubPushError: If the Hub refuses or cannot be reached.
     """
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     if create_pr and revision is not None and revision != "main":
         raise ValueError(f"`create_pr` proposes a change to main, got `revision`={revision!r}. Drop one of them.")
     selected = select_files(folder, space=space)
@@ -92,11 +92,21 @@ def push_folder(
     return push.send(result)
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str, name: str = "repo_id") -> None:
+    """
+    Refuses what cannot be a repository's name.
+
+    Args:
+        repo_id (`str`): The name.
+        name (`str`, *optional*, defaults to `"repo_id"`): The argument it came as, for the error.
+
+    Raises:
+        ValueError: If the Hub has no repositories of that name.
+    """
     try:
         validate_repo_id(repo_id)
     except (HFValidationError, TypeError) as error:
-        raise ValueError(f"`repo_id` must be `name` or `namespace/name`, got {repo_id!r}: {error}") from None
+        raise ValueError(f"`{name}` must be `name` or `namespace/name`, got {repo_id!r}: {error}") from None
 
 
 def resolve_token(token: str | None) -> str | None:

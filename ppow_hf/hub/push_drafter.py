@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from .card import write_card
-from .push import push_folder, resolve_token
+from .push import check_repo_id, push_folder, resolve_token
 from .push_errors import HubPushError
 from .push_files import MODEL_FOLDERS, check_model_files, check_no_secrets, git_blob_id, select_files
 from .push_session import PushResult
@@ -195,7 +195,8 @@ def push_trainer(
 
 def push_checkpoint(trainer: Trainer, checkpoint_folder: str | os.PathLike) -> PushResult | None:
     """
-    A trainer's push while it trains, after a checkpoint was saved. A failure is logged: it must not end the training.
+    A trainer's push while it trains, after a checkpoint was saved. A failure is logged, be it the Hub's, a name's, a
+    file's or the disk's: it must not end the training.
 
     Args:
         trainer ([`~transformers.Trainer`]): A trainer of drafters.
@@ -218,14 +219,33 @@ def push_checkpoint(trainer: Trainer, checkpoint_folder: str | os.PathLike) -> P
             revision=args.hub_revision,
             private=bool(args.hub_private_repo),
         )
-    except HubPushError as error:
-        logger.warning(f"{error} Training goes on.")
+    except (HubPushError, ValueError, OSError) as error:
+        logger.warning(f"The checkpoint of step {trainer.state.global_step} was not pushed: {error} Training goes on.")
         return None
 
 
-def hub_repo_id(args: Any) -> str:
-    """The repository of a trainer: `hub_model_id`, or the name of `output_dir`."""
-    return args.hub_model_id or Path(args.output_dir).absolute().name
+def hub_repo_id(args: TrainingArguments) -> str:
+    """
+    The repository of a trainer: `hub_model_id`, or the name of `output_dir`.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]): The trainer's arguments.
+
+    Raises:
+        ValueError: If the Hub has no repositories of that name.
+    """
+    if args.hub_model_id:
+        check_repo_id(args.hub_model_id, "hub_model_id")
+        return args.hub_model_id
+    name = Path(args.output_dir).absolute().name
+    try:
+        check_repo_id(name, "hub_model_id")
+    except ValueError:
+        raise ValueError(
+            f"Without `hub_model_id` the repository has the name of `output_dir`, and {name!r} is none that the Hub "
+            "takes (letters, digits, `-`, `_` and `.`). Set `hub_model_id`, or choose another folder."
+        ) from None
+    return name
 
 
 def copy_facts(origin: Path, folder: Path) -> None:

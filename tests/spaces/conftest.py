@@ -4,6 +4,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,6 @@ def engine():
 
 def slow_down(engine, seconds=0.03):
     """Makes every pass of the target take at least `seconds`; returns the handle that undoes it."""
-    import time
-
     return engine.models.target.register_forward_pre_hook(lambda module, args: time.sleep(seconds))
 
 
@@ -53,3 +52,42 @@ def served():
     demo = launch(build_demo(engine), block=False)
     yield demo.local_url, engine
     demo.close()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """`(url, engine)` of a page where one run may wait behind the one that decodes."""
+    pytest.importorskip("gradio", reason="the demo's packages are not installed: pip install -e .[demo]")
+    from ppow_demo.app import build_demo
+    from ppow_demo.serve import launch
+
+    engine = make_engine()
+    engine.warm_up()
+    demo = launch(build_demo(engine, queue_length=1), block=False)
+    yield demo.local_url, engine
+    demo.close()
+
+
+@pytest.fixture
+def crowd(small):
+    """Two other visitors, one of whom decodes and one of whom waits; gives what lets them finish."""
+    from tests.spaces.test_app import client, race, wait_for_text
+
+    url, engine = small
+    visitors = [client(url) for _ in range(2)]
+    handle = slow_down(engine, 0.1)
+    jobs = [race(visitors[0], "Count to ten.", new_tokens=256)]
+    wait_for_text(jobs[0])
+    jobs.append(race(visitors[1], "Name a colour.", new_tokens=16))
+    end = time.time() + 30
+    while jobs[1].status().rank is None and time.time() < end:
+        time.sleep(0.02)
+
+    def finish():
+        handle.remove()
+        for job in jobs:
+            job.result(timeout=60)
+        return jobs
+
+    yield finish
+    finish()

@@ -210,6 +210,24 @@ def test_refusals_are_shown_and_announced(served, browser):
     visit.check_and_close()
 
 
+def test_who_finds_the_queue_full_can_press_again(small, crowd, browser):
+    url, _ = small
+    visit = Page(browser, url)
+    page = visit.page
+    visit.forget_status()
+    page.click("#pp-run")
+    visit.wait_for_status("too many visitors")
+    assert page.locator("#pp-status [role=alert]").count() == 1
+    page.wait_for_function("!document.querySelector('#pp-run').disabled")
+    assert page.locator("#pp-stop").is_disabled()
+    crowd()
+    visit.run()
+    assert "Done" in page.inner_text("#pp-status")
+    # The refusal itself, a 503, is what the browser complains of.
+    visit.complaints = [text for text in visit.complaints if "503" not in text]
+    visit.check_and_close()
+
+
 def _luminance(color):
     def linear(value):
         value /= 255

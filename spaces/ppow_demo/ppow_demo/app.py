@@ -55,12 +55,13 @@ def _guarded(work: Callable[[], Iterator[dict]], status: Any) -> Iterator[dict]:
         yield {status: html_view.message(f"{text} ({type(error).__name__}). Please try again.", "error")}
 
 
-def build_demo(engine: Engine) -> gr.Blocks:
+def build_demo(engine: Engine, queue_length: int = QUEUE_LENGTH) -> gr.Blocks:
     """
     The page around an engine.
 
     Args:
         engine ([`Engine`]): What decodes.
+        queue_length (`int`, *optional*, defaults to 20): How many runs may wait; further ones are refused.
 
     Returns:
         `gradio.Blocks`: To be started with [`~ppow_demo.serve.launch`].
@@ -155,7 +156,9 @@ def build_demo(engine: Engine) -> gr.Blocks:
 
         # ---- what the buttons do -----------------------------------------------------------------------------------
 
-        def idle(race: Race | None) -> dict:
+        def buttons(race: Race | None, session: str) -> dict:
+            if visitors.busy(session):
+                return {button: _off() for button in busy_buttons} | {stop: _on()}
             whole = race is not None and race.comparable
             greedy = whole and not race.stopped and race.settings.temperature == 0
             return {
@@ -169,7 +172,13 @@ def build_demo(engine: Engine) -> gr.Blocks:
         def announce(request: gr.Request) -> dict:
             visitors.announce(request.session_hash)
             waiting = html_view.message("Waiting for the machine: one visitor decodes at a time.")
-            return {run: _off(), compare: _off(), replay: _off(), float32: _off(), stop: _on(), status: waiting}
+            return buttons(None, request.session_hash) | {status: waiting}
+
+        def refused(race: Race | None, request: gr.Request) -> dict:
+            """What was announced did not come to run: without this, its buttons would stay off."""
+            visitors.refuse(request.session_hash)
+            text = "This could not be run: too many visitors are waiting, or the connection broke. Please try again."
+            return buttons(race, request.session_hash) | {status: html_view.message(text, "error")}
 
         def views(race: Race, current: int = 1) -> dict:
             """Everything that shows a race that is over."""
@@ -217,7 +226,7 @@ def build_demo(engine: Engine) -> gr.Blocks:
 
             with visitors.running(request.session_hash) as flag:
                 yield from _guarded(work, status)
-            yield idle(race)
+            yield buttons(race, request.session_hash)
 
         def compare_endpoint(
             question, temperature, new_tokens, policy, size, min_size, max_size, seed, old, request: gr.Request
@@ -237,7 +246,7 @@ def build_demo(engine: Engine) -> gr.Blocks:
 
             with visitors.running(request.session_hash) as flag:
                 yield from _guarded(work, status)
-            yield idle(old)
+            yield buttons(old, request.session_hash)
 
         def float32_endpoint(race, request: gr.Request):
             """Decode the last prompt again both ways in float32 and compare the texts."""
@@ -253,7 +262,7 @@ def build_demo(engine: Engine) -> gr.Blocks:
 
             with visitors.running(request.session_hash) as flag:
                 yield from _guarded(work, status)
-            yield idle(race)
+            yield buttons(race, request.session_hash)
 
         def stop_endpoint(request: gr.Request) -> dict:
             """Stop this visitor's run."""
@@ -292,14 +301,17 @@ def build_demo(engine: Engine) -> gr.Blocks:
 
         # ---- events ------------------------------------------------------------------------------------------------
 
-        announced = {"fn": announce, "inputs": None, "outputs": [*busy_buttons, status], "queue": False}
-        announced |= {"api_visibility": "private", "show_progress": "hidden"}
+        # Neither waits in the queue: the one comes before it, the other where it is full.
+        at_once = {"outputs": [*busy_buttons, status], "queue": False}
+        at_once |= {"api_visibility": "private", "show_progress": "hidden"}
+        announced = {"fn": announce, "inputs": None, **at_once}
+        unannounced = {"fn": refused, "inputs": [race_state], **at_once}
         inputs = [prompt, *controls, race_state]
         race_outputs = [race_state, status, panes, verdict, theatre, cycle, rejected, detail, svg, sums, prediction]
         race_outputs += [times, speedups, *busy_buttons]
         gr.on([run.click, prompt.submit], **announced).then(
             race_endpoint, inputs, race_outputs, api_name="race", show_progress="hidden", **DECODING
-        )
+        ).failure(**unannounced)
         compare.click(**announced).then(
             compare_endpoint,
             inputs,
@@ -307,7 +319,7 @@ def build_demo(engine: Engine) -> gr.Blocks:
             api_name="compare",
             show_progress="hidden",
             **DECODING,
-        )
+        ).failure(**unannounced)
         float32.click(**announced).then(
             float32_endpoint,
             [race_state],
@@ -315,7 +327,7 @@ def build_demo(engine: Engine) -> gr.Blocks:
             api_name="check_float32",
             show_progress="hidden",
             **DECODING,
-        )
+        ).failure(**unannounced)
         stop.click(stop_endpoint, None, [status, stop], queue=False, api_name="stop", show_progress="hidden")
         walking = {"fn": walk, "inputs": [race_state, cycle, rejected], "outputs": [theatre, detail, svg]}
         cycle.input(**walking, trigger_mode="always_last", api_name="walk", **QUICK)
@@ -343,7 +355,7 @@ def build_demo(engine: Engine) -> gr.Blocks:
             )
         demo.unload(leave)
 
-    demo.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=8)
+    demo.queue(max_size=queue_length, default_concurrency_limit=8)
     return demo
 
 
