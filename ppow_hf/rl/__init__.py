@@ -24,7 +24,7 @@ from .rewards import (
     token_agreement_reward,
     window_target_gap,
 )
-from .rollout import Rollouts, rollout_windows
+from .rollout import Rollouts, rollout_windows, text_mask
 from .selection import SelectedWindows, WindowSchedule, eligible_starts, select_windows
 from .target_prefix import TargetPrefix, target_prefix
 from .target_windows import target_windows
@@ -63,6 +63,7 @@ __all__ = [
     "target_kl",
     "target_prefix",
     "target_windows",
+    "text_mask",
     "token_advantages",
     "token_agreement_reward",
     "verify_windows",

@@ -131,7 +131,8 @@ def target_kl(
     mask = _position_mask(mask, draft_logits)
     p = widen(target_probs.detach())
     mass = p.sum(-1)
-    mask = mask & (mass >= minimum_mass)
+    # Not `>=`, by which NaN would pass for too little mass.
+    mask = mask & ~(mass < minimum_mass)
     p = torch.where(mask.unsqueeze(-1), p / mass.unsqueeze(-1).clamp_min(minimum_mass), 0.0)
     log_q = widen(draft_logits).masked_fill(~mask.unsqueeze(-1), 0.0).log_softmax(-1)
     if direction == "forward":

@@ -1,6 +1,10 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Calls reward functions, checks what they return, and sums it up by weight; see `rewards` for the convention."""
+"""
+Calls reward functions, checks what they return, and sums it up by weight; see `rewards` for the convention.
+
+Parameters are positional: a keyword is a column of the dataset, whatever its name.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def reward_name(reward_func: Callable) -> str:
 
 
 def combine_rewards(
-    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None = None, **kwargs: Any
+    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None = None, /, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Calls the reward functions and sums them up by weight, as `GRPOTrainer` does.
@@ -64,18 +68,14 @@ def combine_rewards(
 
 
 def combine_token_rewards(
-    reward_funcs: Sequence[Callable],
-    reward_weights: Sequence[float] | None = None,
-    *,
-    width: int,
-    **kwargs: Any,
+    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None, width: int, /, **kwargs: Any
 ) -> torch.Tensor | None:
     """
     Weighted sum of the token-level reward functions alone (ours, for the token-level baseline).
 
     Args:
         reward_funcs (`list[Callable]`): Reward functions; those without `token_level` are passed over.
-        reward_weights (`list[float]`, *optional*): One weight for each of them.
+        reward_weights (`list[float]`, *optional*): One weight for each of the functions; `None` for all 1.
         width (`int`): Number of columns of the result, the longest window.
         **kwargs: As in [`combine_rewards`].
 

@@ -215,14 +215,16 @@ class WindowSchedule:
         # The guard keeps 0.07 * 100 = 7.000000000000001 at seven steps.
         return math.ceil(self.adaw_warmup * (self.total_steps or 0) - 1e-9)
 
-    def law(self, step: int) -> str:
+    def law(self, step: int, fraction: float | None = None) -> str:
         """
         Args:
             step (`int`): Optimiser steps done so far; 0 for the first one.
+            fraction (`float`, *optional*): Share of the training done so far, where time limits it and not
+                `total_steps`. A warm-up that is a share goes by it.
 
         Returns:
             `str`: `"uniform"` or `"adaw"`.
         """
-        if self.window_selection == "adaw" and step >= self.warmup_steps:
-            return "adaw"
-        return "uniform"
+        by_share = fraction is not None and 0 < self.adaw_warmup < 1
+        warm = fraction >= self.adaw_warmup if by_share else step >= self.warmup_steps
+        return "adaw" if self.window_selection == "adaw" and warm else "uniform"

@@ -36,11 +36,13 @@ class Verification:
             full vocabulary.
         draft_probs (`torch.Tensor` of shape `(B, S, G, K, Vd)`, float32, *optional*): Probabilities of the tokens that
             can be drafted, not renormalised.
+        plain_log_probs (`torch.Tensor` of shape `(B, S, G, K)`, float32, *optional*): `log_probs` at temperature 1.
     """
 
     argmax: torch.LongTensor
     log_probs: torch.Tensor
     draft_probs: torch.Tensor | None = None
+    plain_log_probs: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -53,6 +55,7 @@ def verify_windows(
     draft_token_ids: torch.LongTensor | None = None,
     temperature: float = 1.0,
     keep_draft_probs: bool = True,
+    keep_plain_log_probs: bool = False,
     packed: bool | str = "auto",
     chunk_size: int = 256,
 ) -> Verification:
@@ -69,6 +72,8 @@ def verify_windows(
             default.
         temperature (`float`, *optional*, defaults to 1.0): Of the target's distribution.
         keep_draft_probs (`bool`, *optional*, defaults to `True`): Return `draft_probs`, the largest of the results.
+        keep_plain_log_probs (`bool`, *optional*, defaults to `False`): Return `plain_log_probs`: the target's own
+            opinion of the windows, whatever the temperature they are verified at.
         packed (`bool` or `"auto"`, *optional*, defaults to `"auto"`): `True` for one pass over all windows, `False`
             for plain passes over prefix and window, one start after another. `"auto"` packs where the target can,
             and says so once where it cannot.
@@ -89,6 +94,9 @@ def verify_windows(
         log_probs=torch.zeros(windows.shape, device=windows.device),
         draft_probs=torch.zeros(*windows.shape, vocab_size, device=windows.device) if keep_draft_probs else None,
     )
+    if keep_plain_log_probs:
+        same = temperature == 1
+        result.plain_log_probs = result.log_probs if same else torch.zeros_like(result.log_probs)
     if len(rows) == 0:
         return result
     score = _Scorer(result, windows, draft_token_ids, temperature)
@@ -141,6 +149,8 @@ class _Scorer:
         self.tokens = windows.reshape(-1)
         self.argmax, self.log_probs = result.argmax.view(-1), result.log_probs.view(-1)
         self.probs = None if result.draft_probs is None else result.draft_probs.flatten(0, -2)
+        apart = temperature != 1 and result.plain_log_probs is not None
+        self.plain_log_probs = result.plain_log_probs.view(-1) if apart else None
         self.draft_token_ids = draft_token_ids
         self.temperature = temperature
 
@@ -152,9 +162,13 @@ class _Scorer:
     def _score(self, logits: torch.Tensor, slots: torch.LongTensor) -> None:
         logits = logits.float()
         self.argmax[slots] = logits.argmax(-1)[:, None].to(self.device)
+        tokens = self.tokens[slots].to(logits.device)
+        if self.plain_log_probs is not None:
+            plain = logits.gather(-1, tokens) - logits.logsumexp(-1, keepdim=True)
+            self.plain_log_probs[slots] = plain.to(self.device)
         logits = logits if self.temperature == 1 else logits / self.temperature
         log_mass = logits.logsumexp(-1, keepdim=True)
-        chosen = logits.gather(-1, self.tokens[slots].to(logits.device)) - log_mass
+        chosen = logits.gather(-1, tokens) - log_mass
         self.log_probs[slots] = chosen.to(self.device)
         if self.probs is not None:
             if self.draft_token_ids is not None:

@@ -113,7 +113,10 @@ class DrafterSFTTrainer(DrafterTrainer):
         sums = dict(zip(scoring.sums[0], table, strict=True))
         rewards = scoring.window_rewards
         reward = None if rewards is None else float(self._sum_over_texts(rewards))
-        self._metrics["train" if self.model.training else "eval"].add(self._figures(sums, reward))
+        figures = self._figures(sums, reward)
+        if self.model.training:
+            self._check_finite(figures)
+        self._metrics["train" if self.model.training else "eval"].add(figures)
         starts = sums["count"][0] if num_items_in_batch is None else float(num_items_in_batch)
         # Gradients are averaged over processes, so the share of this one is scaled up by their number: two processes
         # with half a batch each take the very step one process takes with the whole.

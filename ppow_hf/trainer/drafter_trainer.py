@@ -8,14 +8,15 @@ that training began with.
 
 import copy
 import json
+import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
@@ -28,12 +29,15 @@ from .drafter_training_config import DrafterTrainingConfig
 from .early_stopping import EarlyStopping
 from .sharding import WholeDrafter
 from .time_budget import TimeBudget, schedule_over_budget
+from .tokenizer_check import check_tokenizer
 from .weighted_means import WeightedMeans
 
 logger = logging.get_logger(__name__)
 
 TAU = "acceptance_length"
 _INITIAL, _INITIAL_FIGURES = "initial", "acceptance.json"
+# Two tokens and one that is drafted behind them.
+_LEAST_COLUMNS = 3
 
 
 class DrafterTrainer(Trainer):
@@ -68,7 +72,8 @@ class DrafterTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         kept_columns: tuple[str, ...] | None = (),
     ):
-        _check_models(model, target_model, processing_class)
+        _check_models(model, target_model)
+        check_tokenizer(processing_class, target_model)
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if dataset is not None:
                 _check_columns(dataset, name)
@@ -114,6 +119,15 @@ class DrafterTrainer(Trainer):
         """The budget of `max_seconds`. Looked up, since resuming puts a new one in its place."""
         return next((c for c in self.callback_handler.callbacks if isinstance(c, TimeBudget)), None)
 
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()
+        # What was spent counts on. How much there is to spend is this run's to say.
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TimeBudget) and self.args.max_seconds:
+                callback.seconds = self.args.max_seconds
+            elif isinstance(callback, EarlyStopping) and self.args.early_stopping_patience:
+                callback.early_stopping_patience = self.args.early_stopping_patience
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.time_budget is not None:
             optimizer = optimizer if optimizer is not None else self.optimizer
@@ -130,6 +144,21 @@ class DrafterTrainer(Trainer):
         if not any(name.startswith("eval_") for name in logs):
             logs = {**logs, **self._metrics["train"].take()}
         super().log(logs, start_time)
+
+    def _check_finite(self, metrics: dict[str, tuple[float, float]]) -> None:
+        """
+        Raises before a loss that is not finite reaches the weights: `Trainer` would go on, and log 0. All parts of the
+        loss are among the metrics, which are summed over all processes: these stop together, and no device is waited
+        for that is not anyway.
+        """
+        broken = {name: total for name, (total, _) in metrics.items() if not math.isfinite(total)}
+        if broken:
+            raise RuntimeError(
+                f"Training diverged at step {self.state.global_step}, at a learning rate of "
+                f"{self._get_learning_rate():.3g}: {', '.join(f'{n} is {v}' for n, v in broken.items())}. Lower "
+                "`learning_rate`, warm it up (`warmup_steps`), or clip gradients (`max_grad_norm`); resume from the "
+                "last checkpoint."
+            )
 
     # ---- evaluation by decoding ------------------------------------------------------------------------------------
 
@@ -276,14 +305,19 @@ class DrafterTrainer(Trainer):
 
 
 class _KeepingCollator:
-    """Pads token ids and masks, and passes other columns through as lists."""
+    """Pads token ids and masks, to a few columns at least, and passes other columns through as lists."""
 
-    def __init__(self, collator: Callable[[list[dict]], dict[str, torch.Tensor]], columns: tuple[str, ...] | None):
+    def __init__(self, collator: DrafterDataCollator, columns: tuple[str, ...] | None):
         self.collator = collator
         self.columns = columns
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         batch = self.collator(rows)
+        # A batch of rows that are all too short is skipped with a count, which takes a pass over it all the same.
+        missing = max(0, _LEAST_COLUMNS - batch["input_ids"].shape[1])
+        if missing:
+            fills = {name: self.collator.pad_token_id if name == "input_ids" else 0 for name in batch}
+            batch = {name: nn.functional.pad(batch[name], (0, missing), value=fill) for name, fill in fills.items()}
         wanted = rows[0].keys() - batch.keys() if self.columns is None else set(self.columns) & rows[0].keys()
         return {**batch, **{name: [row[name] for row in rows] for name in sorted(wanted)}}
 
@@ -303,20 +337,13 @@ def _on_one_device(args: DrafterTrainingConfig) -> DrafterTrainingConfig:
     return args
 
 
-def _check_models(model: Any, target: PreTrainedModel, processing_class: Any) -> None:
+def _check_models(model: Any, target: PreTrainedModel) -> None:
     if not isinstance(model, DrafterModel):
         raise ValueError(
             f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
             "one with `from_target(target)`."
         )
     model.bind_target(target)
-    tokens = len(processing_class) if processing_class is not None and hasattr(processing_class, "__len__") else 0
-    vocab_size = target.config.get_text_config().vocab_size
-    if tokens > vocab_size:
-        raise ValueError(
-            f"`processing_class` knows {tokens} tokens, but the target's vocabulary has {vocab_size}: it belongs to "
-            "another model. Pass the target's own tokenizer."
-        )
 
 
 def _check_columns(dataset: Dataset, name: str) -> None:

@@ -20,7 +20,9 @@ class DrafterTrainingConfig(TrainingArguments):
 
     These defaults differ from [`~transformers.TrainingArguments`]: `adam_beta2` 0.95, `max_grad_norm` 0.5,
     `logging_steps` 10, `remove_unused_columns` `False`, `metric_for_best_model` `"eval_acceptance_length"`: the best
-    checkpoint is the one whose drafts are accepted longest on held-out prompts.
+    checkpoint is the one whose drafts are accepted longest on held-out prompts. And
+    `restore_callback_states_from_checkpoint` `True`: the time spent and the evaluations waited for count on where a
+    run is resumed.
 
     Args:
         max_length (`int`, *optional*, defaults to 2048):
@@ -44,6 +46,9 @@ class DrafterTrainingConfig(TrainingArguments):
     max_grad_norm: float = field(default=0.5, metadata={"help": "Gradient norm to clip at."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not read."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Go on counting time and evaluations where a run is resumed."}
+    )
     # Whether more of it is better follows from its name, in `TrainingArguments`.
     metric_for_best_model: str | None = field(
         default="eval_acceptance_length", metadata={"help": "What the best checkpoint is chosen by."}

@@ -33,10 +33,11 @@ class PPOWConfig(DrafterTrainingConfig):
         num_windows (`int`, *optional*, defaults to 8):
             Window starts per row of the batch (ours).
         window_selection (`str`, *optional*, defaults to `"adaw"`):
-            `"adaw"` (paper: windows with a high mean criticality first) or `"uniform"`.
+            `"adaw"` (paper: windows with a high mean criticality first) or `"uniform"`. `criticality/chosen` and
+            `criticality/all` are logged while ADAW chooses; the uniform law does not need to know them.
         adaw_warmup (`float`, *optional*, defaults to 0.3):
-            Uniform steps before ADAW: a share of all steps below 1, a number of steps from 1 on (ours; the paper
-            trains on ordinary windows first but does not say how long).
+            Uniform steps before ADAW: a share of all steps below 1 (of the time with `max_seconds`), a number of steps
+            from 1 on (ours; the paper trains on ordinary windows first but does not say how long).
         uniform_share (`float`, *optional*, defaults to 0.0):
             Share of ADAW's weight spread evenly, so that easy windows are not starved (ours).
         min_distance (`int`, *optional*, defaults to 1):
@@ -50,18 +51,22 @@ class PPOWConfig(DrafterTrainingConfig):
             Put the drafter's greedy window into every group (ours). It is no sample of the policy: the gradient then
             leans towards what greedy decoding runs.
         num_iterations (`int`, *optional*, defaults to 1):
-            Optimiser steps on the same rollouts.
+            Optimiser steps on the same rollouts. A run can be resumed exactly where new rollouts begin.
 
     > Parameters that control the rewards
 
         acceptance (`str`, *optional*, defaults to `"greedy"`):
             What the accepted length k of a window is: `"greedy"` (tokens that are the target's argmax, as decoding at
-            temperature 0), `"sampled"` (one draw of rejection sampling) or `"expected"` (its expectation; ours).
+            temperature 0), `"sampled"` (one draw of rejection sampling) or `"expected"` (its expectation; ours). The
+            last two depend on the drafter through min(1, p / q) as well; the policy gradient takes that for a
+            constant, as it takes any reward. `expected_length_weight` adds an objective that does not.
         cost_ratio (`float` or `str`, *optional*, defaults to 0.12):
             gamma, one draft step in target steps (0.12 in the paper), or `"measured"`: the cost model of these models
             on this machine (ours).
-        proximity_eta (`float`, *optional*, defaults to 1.0):
-            eta of the proximity reward; 0 turns it off (value ours).
+        proximity_eta (`float`, *optional*, defaults to 0.5):
+            eta of the proximity reward; 0 turns it off (value ours: the paper gives none). Below the reward of one
+            accepted token, `1 / (1 + cost_ratio)`: from there on a window that is refused at once is worth more than
+            one that is not, and short windows learn to be refused.
         proximity_epsilon (`float`, *optional*, defaults to 2.0):
             epsilon of the proximity reward, in nats (value ours).
         reward_weights (`list[float]`, *optional*):
@@ -72,7 +77,9 @@ class PPOWConfig(DrafterTrainingConfig):
     > Parameters that control the loss
 
         credit (`str`, *optional*, defaults to `"window"`):
-            Tokens that get a window's advantage: all (paper), or those up to the first mismatch, `"prefix"` (ours).
+            Tokens that get a window's advantage: all (paper), or those up to the first mismatch, `"prefix"` (ours):
+            what follows cannot have changed k. It can have changed the proximity reward, which looks at the whole of
+            a window that is refused at once, and of which only the first token is credited then.
         epsilon (`float`, *optional*, defaults to 0.2):
             PPO's clip range (value ours).
         beta (`float`, *optional*, defaults to 0.1):
@@ -115,7 +122,7 @@ class PPOWConfig(DrafterTrainingConfig):
     )
     # A number or "measured". Argument parsers take `float | str` for a float, and would refuse the word.
     cost_ratio: str = field(default=0.12, metadata={"help": "gamma, one draft step in target steps, or 'measured'."})
-    proximity_eta: float = field(default=1.0, metadata={"help": "eta of the proximity reward, 0 for none."})
+    proximity_eta: float = field(default=0.5, metadata={"help": "eta of the proximity reward, 0 for none."})
     proximity_epsilon: float = field(default=2.0, metadata={"help": "epsilon of the proximity reward, in nats."})
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight per reward function; all 1 by default."}
@@ -145,6 +152,8 @@ class PPOWConfig(DrafterTrainingConfig):
         self._check_numbers()
         self._check_choices()
         super().__post_init__()
+        if self.num_iterations > 1:
+            self._check_iterations()
 
     def _check_numbers(self) -> None:
         for name, low in (("window_size", 1), ("num_windows", 1), ("min_distance", 1), ("num_iterations", 1)):
@@ -169,6 +178,21 @@ class PPOWConfig(DrafterTrainingConfig):
                 ) from None
         if self.cost_ratio != "measured":
             self._check_number("cost_ratio", self.cost_ratio, positive=True)
+
+    def _check_iterations(self) -> None:
+        by_evaluation = self.save_strategy == "best" and self.eval_strategy == "steps"
+        steps = "save_steps" if self.save_strategy == "steps" else "eval_steps" if by_evaluation else None
+        if steps and getattr(self, steps) % self.num_iterations:
+            raise ValueError(
+                f"`{steps}` ({getattr(self, steps)}) must be a multiple of `num_iterations` ({self.num_iterations}), "
+                "in steps, where checkpoints are saved by it: a run can only be resumed exactly where new rollouts "
+                "begin."
+            )
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"`train_sampling_strategy={self.train_sampling_strategy!r}` cannot be combined with `num_iterations` "
+                f'({self.num_iterations}), which repeats the rows of every step. Choose "random" or "sequential".'
+            )
 
     def _check_choices(self) -> None:
         for name, choices in (

@@ -3,7 +3,6 @@
 """The reinforcement-learning stage: a drafter is trained on the speculative window (PPOW, arXiv 2605.14978)."""
 
 import copy
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +12,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
 from ..drafters import DrafterModel
 from ..generation import CostModel
@@ -28,8 +28,12 @@ from ..rl import (
 from .drafter_trainer import DrafterTrainer
 from .ppow_config import PPOWConfig
 from .ppow_sampler import IterationSampler
+from .reward_checks import warn_of_rewarded_refusals
+from .step_clock import StepClock
 from .window_experience import Experience, ExperienceMaker, window_mask_of
 from .window_loss import WindowLoss, blockwise_loss
+
+logger = logging.get_logger(__name__)
 
 RewardFunc = Callable[..., list]
 
@@ -44,6 +48,9 @@ class PPOWTrainer(DrafterTrainer):
     by criticality (ADAW); the drafter rolls out `num_generations` windows from each start in one batch; one packed
     target pass verifies them all; rewards become group-relative advantages, and the drafter takes PPO steps on its
     draft tokens with a KL divergence to the target as the anchor.
+
+    Batches that are accumulated make one step as one large batch would: their windows are all rolled out before the
+    first of them is learned from, and kept until the last one is.
 
     Example:
 
@@ -78,6 +85,8 @@ class PPOWTrainer(DrafterTrainer):
     """
 
     _tag_names = ["ppow-hf", "ppow", "speculative-decoding", "drafter"]
+    # By the tokens and windows of the whole optimiser step.
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -93,15 +102,11 @@ class PPOWTrainer(DrafterTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         args = args if args is not None else PPOWConfig("ppow-drafter")
-        if args.num_iterations > 1 and args.save_strategy == "steps" and args.save_steps % args.num_iterations:
-            raise ValueError(
-                f"`save_steps` ({args.save_steps}) must be a multiple of `num_iterations` ({args.num_iterations}), in "
-                "steps: a run can only be resumed exactly where new rollouts begin."
-            )
         if args.eval_on_start and eval_dataset is None:
             # A copy: the caller's configuration stays as it was given.
             args = copy.copy(args)
             args.eval_on_start = False
+        self._clock = StepClock()
         super().__init__(
             model,
             target_model,
@@ -109,7 +114,7 @@ class PPOWTrainer(DrafterTrainer):
             train_dataset,
             eval_dataset,
             processing_class,
-            callbacks,
+            [*(callbacks or []), self._clock],
             optimizers,
             kept_columns=None if reward_funcs is not None else (),
         )
@@ -128,6 +133,13 @@ class PPOWTrainer(DrafterTrainer):
         if cost_model is None and (args.cost_ratio == "measured" or measured_speedup_reward in self.reward_funcs):
             cost_model = CostModel.for_models(self.target_model, model)
         self.cost_model = cost_model
+        warn_of_rewarded_refusals(
+            self.reward_funcs,
+            args.reward_weights,
+            args.window_size,
+            cost_model.gamma if args.cost_ratio == "measured" else args.cost_ratio,
+            cost_model,
+        )
         self.experience_maker = ExperienceMaker(
             self.target_model,
             args,
@@ -136,10 +148,22 @@ class PPOWTrainer(DrafterTrainer):
             processing_class,
             eos_token_ids_of(self.target_model.generation_config),
         )
+        self._forget_rollouts()
+
+    def _forget_rollouts(self) -> None:
         self._schedule: WindowSchedule | None = None
-        # Which micro-batch of which optimiser step is running.
-        self._micro_step, self._last_step = 0, -1
-        self._buffer: dict[int, Experience] = {}
+        # The batches of the optimiser step at hand, which of them is next, and what was made of them.
+        self._batches: list[dict[str, Any]] = []
+        self._micro_step = 0
+        self._buffer: list[Experience] = []
+        self._counts: torch.Tensor | None = None
+
+    def train(self, *args, **kwargs):
+        self._forget_rollouts()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._forget_rollouts()
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
@@ -157,37 +181,36 @@ class PPOWTrainer(DrafterTrainer):
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
 
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> None:
+        """Takes the batches of an optimiser step. What their sums are divided by is known when their windows are."""
+        self._batches, self._micro_step = batch_samples, 0
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
-        if self.state.global_step != self._last_step:
-            self._last_step, self._micro_step = self.state.global_step, 0
-        maker = self.experience_maker
-        before = sum(maker.seconds.values())
-        start = time.perf_counter()
         loss = super().training_step(model, inputs, *args, **kwargs)
-        made = sum(maker.seconds.values()) - before
-        maker.seconds["update"] = maker.seconds.get("update", 0.0) + time.perf_counter() - start - made
         self._micro_step += 1
         return loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> Any:
-        inputs = super()._prepare_inputs(inputs)
         if not self.model.training:
-            return inputs
+            return super()._prepare_inputs(inputs)
         fresh = self.state.global_step % self.args.num_iterations == 0
-        if fresh or self._micro_step not in self._buffer:
-            self._buffer[self._micro_step] = self._generate_and_score_completions(inputs)
+        if self._micro_step == 0 and (fresh or not self._buffer):
+            batches, self._batches = self._batches or [inputs], []
+            self._buffer = []
+            for index, batch in enumerate(batches):
+                batch = super()._prepare_inputs(batch)
+                self._buffer.append(self._generate_and_score_completions(batch, index))
+            self._counts = self._count(self._buffer)
         return self._buffer[self._micro_step]
 
-    def _generate_and_score_completions(self, inputs: dict[str, Any]) -> Experience:
+    def _generate_and_score_completions(self, inputs: dict[str, Any], micro_step: int = 0) -> Experience:
         """One target pass, windows chosen, rolled out, verified and rewarded."""
-        if self._schedule is None:
-            self._schedule = WindowSchedule(
-                self.args.window_selection, self.args.adaw_warmup, total_steps=self.state.max_steps
-            )
-        law = self._schedule.law(self.state.global_step)
-        step = self.state.global_step * self.args.gradient_accumulation_steps + self._micro_step
+        # Of the step whose drafter rolls out, also where a resumed run begins between two of them.
+        step = self.state.global_step - self.state.global_step % self.args.num_iterations
+        law = self._law(step)
         # Drawn from the step, not from a stream: a resumed run sees the very same windows.
-        draw = step * self.accelerator.num_processes + self.accelerator.process_index
+        batch = step * self.args.gradient_accumulation_steps + micro_step
+        draw = batch * self.accelerator.num_processes + self.accelerator.process_index
         seed = 2 * (self.args.seed * 1_000_003 + draw)
         with self._unwrapped() as drafter:
             was_training = drafter.training
@@ -205,6 +228,26 @@ class PPOWTrainer(DrafterTrainer):
         self._collect(experience.metrics)
         return experience
 
+    def _law(self, step: int) -> str:
+        if self._schedule is None:
+            args = self.args
+            self._schedule = WindowSchedule(args.window_selection, args.adaw_warmup, total_steps=self.state.max_steps)
+        budget = self.time_budget
+        return self._schedule.law(step, None if budget is None else budget.fraction)
+
+    def _count(self, experiences: list[Experience]) -> torch.Tensor:
+        """
+        What an optimiser step's sums are divided by, `(4,)`: drafted tokens, their weights by reach, windows, and
+        tokens of the text's own windows. Gradients are averaged over processes, so the counts are as well: two
+        processes with half a batch each take the very step one process takes with the whole.
+        """
+        size = self.args.window_size
+        parts = [
+            (e.mask.sum(), (e.reach * e.mask).sum(), e.mask.any(-1).sum(), e.chosen.sum() * size) for e in experiences
+        ]
+        counts = torch.stack([torch.stack(part).float() for part in parts]).sum(0)
+        return self.accelerator.reduce(counts, reduction="sum") / self.accelerator.num_processes
+
     def _unwrapped(self) -> AbstractContextManager[DrafterModel]:
         """The drafter with whole weights, also where they are sharded over processes."""
         if not self.is_deepspeed_enabled:
@@ -212,6 +255,15 @@ class PPOWTrainer(DrafterTrainer):
         from trl.models import unwrap_model_for_generation
 
         return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        if self.state.global_step % self.args.num_iterations:
+            logger.warning(
+                f"The checkpoint at step {self.state.global_step} lies between two rollouts, which begin every "
+                f"{self.args.num_iterations} steps (`num_iterations`): a run resumed from it makes new ones, and "
+                "will differ from an uninterrupted one."
+            )
+        return super()._save_checkpoint(*args, **kwargs)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -225,19 +277,15 @@ class PPOWTrainer(DrafterTrainer):
     def _compute_loss(
         self, model: nn.Module, experience: Experience
     ) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
-        args, mask = self.args, experience.mask
+        args = self.args
         logits = self._window_logits(model, experience, experience.inputs["window_tokens"])
-        # Sums over this process, one divisor for all: two processes take the step one would take with both batches.
-        counts = torch.stack([mask.sum(), (experience.reach * mask).sum(), mask.any(-1).sum()]).float()
-        counts = self.accelerator.reduce(counts, reduction="sum") / self.accelerator.num_processes
         fresh = self.state.global_step % args.num_iterations == 0
-        window_loss = WindowLoss(args, experience, fresh, *counts)
+        window_loss = WindowLoss(args, experience, fresh, *self._counts[:3])
         loss, sums = blockwise_loss(logits, window_loss)
         metrics = window_loss.metrics(sums)
         if args.anchor_weight:
-            anchor = self._anchor(model, experience)
+            anchor, metrics["anchor"] = self._anchor(model, experience)
             loss = loss + args.anchor_weight * anchor
-            metrics["anchor"] = (float(anchor.detach()), 1.0)
         return loss, metrics
 
     def _window_logits(
@@ -247,17 +295,18 @@ class PPOWTrainer(DrafterTrainer):
         output = model(**{**experience.inputs, "window_tokens": window_tokens})
         return torch.stack([step[experience.chosen].flatten(0, 1) for step in output.logits], dim=1)
 
-    def _anchor(self, model: nn.Module, experience: Experience) -> torch.Tensor:
+    def _anchor(self, model: nn.Module, experience: Experience) -> tuple[torch.Tensor, tuple[float, float]]:
+        """The supervised anchor, and its sum and count."""
         logits = self._window_logits(model, experience, experience.text_tokens)
-        positions = torch.tensor(float(logits.shape[:2].numel()), device=logits.device)
-        positions = self.accelerator.reduce(positions, reduction="sum") / self.accelerator.num_processes
+        positions = self._counts[3]
         probs = experience.text_probs
         probs = logits.new_zeros(logits.shape, dtype=torch.float32) if probs is None else probs
 
         def divergence(part: torch.Tensor, block: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             return target_kl(part, probs[block], "forward", denominator=positions), {}
 
-        return blockwise_loss(logits, divergence)[0]
+        anchor = blockwise_loss(logits, divergence)[0]
+        return anchor, (float(anchor.detach()) * float(positions), float(logits.shape[:2].numel()))
 
     # ---- metrics ---------------------------------------------------------------------------------------------------
 
@@ -266,8 +315,9 @@ class PPOWTrainer(DrafterTrainer):
         names = sorted(self._all_names(metrics))
         values = [metrics.get(name, (0.0, 0.0)) for name in names]
         table = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
-        table = self.accelerator.reduce(table, reduction="sum").tolist()
-        self._metrics["train"].add(dict(zip(names, table, strict=True)))
+        table = dict(zip(names, self.accelerator.reduce(table, reduction="sum").tolist(), strict=True))
+        self._check_finite(table)
+        self._metrics["train"].add(table)
 
     def _all_names(self, metrics: dict[str, tuple[float, float]]) -> set[str]:
         if self.accelerator.num_processes == 1:
@@ -277,15 +327,15 @@ class PPOWTrainer(DrafterTrainer):
         return set().union(*gathered)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        seconds = self.experience_maker.seconds
-        if seconds and not any(name.startswith("eval_") for name in logs) and "loss" in logs:
-            steps = max(self._metrics["train"].times_added("kl"), 1)
-            rolled = self._metrics["train"].times_added("reward")
-            total = sum(seconds.values())
-            logs = {**logs, **{f"seconds/{phase}": seconds.get(phase, 0.0) / steps for phase in _PHASES}}
-            windows = rolled * self.args.train_batch_size * self.args.num_windows * self.args.num_generations
-            logs["windows_per_second"] = windows * self.accelerator.num_processes / max(total, 1e-9)
-            seconds.clear()
+        if "loss" in logs and self._clock.steps:
+            made = self.experience_maker.seconds
+            total, steps = self._clock.take()
+            # Beside the phases of the rollouts: forward, backward, clipping and the optimizer.
+            phases = {**made, "update": max(total - sum(made.values()), 0.0)}
+            logs = {**logs, **{f"seconds/{phase}": phases.get(phase, 0.0) / steps for phase in _PHASES}}
+            # Counted over all processes.
+            logs["windows_per_second"] = self._metrics["train"].count("accepted_length") / max(total, 1e-9)
+            made.clear()
         super().log(logs, start_time)
 
     # ---- evaluation ------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ class TimeBudget(TrainerCallback, ExportableState):
     """
     Stops training after so many seconds spent in training steps. Evaluation and saving are not counted.
 
-    The time spent is stored with checkpoints and counts on after
-    `restore_callback_states_from_checkpoint=True`.
+    The time spent is stored with checkpoints and counts on where a run is resumed
+    (`restore_callback_states_from_checkpoint`).
 
     Args:
         seconds (`float`): The budget.

@@ -32,6 +32,10 @@ class WeightedMeans:
         """How many batches had an entry under this name."""
         return self._sums[name][2] if name in self._sums else 0
 
+    def count(self, name: str) -> float:
+        """Sum of the counts under this name."""
+        return self._sums[name][1] if name in self._sums else 0.0
+
     def take(self) -> dict[str, float]:
         """The means. Counting begins anew."""
         means = {name: total / count for name, (total, count, _) in self._sums.items()}

@@ -19,26 +19,27 @@ from ..rl import (
     SelectedWindows,
     TargetPrefix,
     Verification,
+    acceptance_probabilities,
     combine_rewards,
     combine_token_rewards,
     criticality,
-    expected_accepted,
     greedy_accepted,
     group_advantages,
     prefix_credit_mask,
     reach_probabilities,
-    reward_name,
     rollout_windows,
     sampled_accepted,
     select_windows,
     target_prefix,
     target_windows,
+    text_mask,
     token_advantages,
     verify_windows,
     window_target_gap,
     window_values,
 )
 from .ppow_config import PPOWConfig
+from .window_metrics import Metrics, acceptance_metrics, reward_metrics, selection_metrics
 
 
 @dataclass
@@ -150,7 +151,7 @@ class ExperienceMaker:
         loss_mask = window_mask_of(inputs["loss_mask"].bool() & attention_mask.bool())
         generator = torch.Generator().manual_seed(seed)
         device_generator = torch.Generator(input_ids.device).manual_seed(seed + 1)
-        metrics: dict[str, tuple[float, float]] = {}
+        metrics: Metrics = {}
 
         with self.timed("target"):
             prefix = target_prefix(self.target, input_ids, attention_mask, drafter.feature_layer_ids)
@@ -167,7 +168,7 @@ class ExperienceMaker:
                 min_distance=args.min_distance,
                 generator=generator,
             )
-            self._selection_metrics(metrics, selected, values)
+            metrics |= selection_metrics(selected, values)
         with self.timed("rollout"), precision():
             rollouts = rollout_windows(
                 drafter,
@@ -190,12 +191,12 @@ class ExperienceMaker:
                 rollouts.tokens,
                 draft_token_ids=drafter.draft_token_ids,
                 temperature=temperature,
+                keep_plain_log_probs=self.needs_gap,
             )
             preferred = None
             if self.needs_gap:
-                preferred = target_windows(
-                    self.target, prefix, selected.starts, args.window_size, temperature=temperature
-                )[1]
+                # Delta is of the target's own distribution, whatever the temperature of drafting (paper).
+                preferred = target_windows(self.target, prefix, selected.starts, args.window_size)
         return self._score(inputs, drafter, prefix, selected, rollouts, verification, preferred, generator, metrics)
 
     # ---- windows ---------------------------------------------------------------------------------------------------
@@ -230,15 +231,6 @@ class ExperienceMaker:
         values[rows, tokens] = result.value
         return window_values(values, self.args.window_size)
 
-    def _selection_metrics(
-        self, metrics: dict[str, tuple[float, float]], selected: SelectedWindows, values: torch.Tensor | None
-    ) -> None:
-        metrics["skipped_rows"] = (float(selected.skipped_rows), 1.0)
-        if values is not None:
-            for name, mean in zip(("chosen", "all"), selected.mean_values(values), strict=True):
-                if mean is not None:
-                    metrics[f"criticality/{name}"] = (mean, 1.0)
-
     # ---- rewards and advantages ------------------------------------------------------------------------------------
 
     def _score(
@@ -249,9 +241,9 @@ class ExperienceMaker:
         selected: SelectedWindows,
         rollouts: Rollouts,
         verification: Verification,
-        preferred: torch.Tensor | None,
+        preferred: tuple[torch.LongTensor, torch.Tensor] | None,
         generator: torch.Generator,
-        metrics: dict[str, tuple[float, float]],
+        metrics: Metrics,
     ) -> Experience:
         args = self.args
         chosen = selected.mask
@@ -263,12 +255,15 @@ class ExperienceMaker:
             tensor[chosen].flatten(0, 1)
             for tensor in (verification.argmax, verification.log_probs, verification.draft_probs)
         )
-        matched = greedy_accepted(tokens, argmax, mask)
         if args.acceptance == "greedy":
-            accepted = refused_at = matched
+            refused_at = greedy_accepted(tokens, argmax, mask)
         else:
             refused_at = sampled_accepted(target.cpu(), draft.cpu(), generator, mask.cpu()).to(target.device)
-            accepted = refused_at if args.acceptance == "sampled" else expected_accepted(target, draft, mask)
+        accepted = refused_at
+        survived = torch.arange(args.window_size, device=refused_at.device) < refused_at[:, None]
+        if args.acceptance == "expected":
+            survived = acceptance_probabilities(target, draft, mask).cumprod(-1)
+            accepted = survived.sum(-1)
         advantages = torch.zeros(len(tokens), device=target.device)
         if len(tokens):
             facts = {
@@ -283,10 +278,10 @@ class ExperienceMaker:
                 "cost_model": self.cost_model,
             }
             if preferred is not None:
-                best = preferred[chosen].repeat_interleave(args.num_generations, dim=0)
-                facts["target_gap"] = window_target_gap(best, target, mask).tolist()
+                plain = verification.plain_log_probs[chosen].flatten(0, 1)
+                facts["target_gap"] = self._target_gap(preferred, chosen, plain, mask).tolist()
             advantages = self._advantages(facts, mask, metrics).to(target.device)
-            self._acceptance_metrics(metrics, matched, accepted, mask)
+            metrics |= acceptance_metrics(survived, mask)
         experience = Experience(
             inputs={
                 "input_ids": prefix.input_ids,
@@ -300,43 +295,46 @@ class ExperienceMaker:
             mask=mask,
             advantages=token_advantages(advantages, mask, args.credit, refused_at),
             target_probs=probs,
-            reach=self._reach(target, draft, mask, matched),
+            reach=self._reach(target, draft, mask, refused_at),
             metrics=metrics,
         )
         if args.anchor_weight:
             self._add_text_windows(experience, drafter, prefix, selected)
         return experience
 
-    def _advantages(
-        self, facts: dict[str, Any], mask: torch.Tensor, metrics: dict[str, tuple[float, float]]
+    def _target_gap(
+        self,
+        preferred: tuple[torch.LongTensor, torch.Tensor],
+        chosen: torch.Tensor,
+        drafted: torch.Tensor,
+        mask: torch.Tensor,
     ) -> torch.Tensor:
+        """Delta of every window, `(N,)`, up to where the window or the target's own comes to the end of the text."""
+        tokens, log_probs = (part[chosen].repeat_interleave(self.args.num_generations, dim=0) for part in preferred)
+        return window_target_gap(log_probs, drafted, mask & text_mask(tokens, self.eos_token_ids))
+
+    def _advantages(self, facts: dict[str, Any], mask: torch.Tensor, metrics: Metrics) -> torch.Tensor:
         """Advantages of the windows, `(N,)`, or of their tokens where a reward is token-level, `(N, K)`."""
         args = self.args
         total, table = combine_rewards(self.reward_funcs, args.reward_weights, **facts)
-        by_token = combine_token_rewards(self.reward_funcs, args.reward_weights, width=args.window_size, **facts)
+        by_token = combine_token_rewards(self.reward_funcs, args.reward_weights, args.window_size, **facts)
         groups = total.view(-1, args.num_generations)
         advantages = group_advantages(groups, args.scale_rewards).flatten()
         if by_token is not None:
             valid = mask.cpu().view(*groups.shape, args.window_size)
-            per_token = group_advantages(by_token.view(valid.shape), args.scale_rewards, valid=valid)
+            by_token = by_token.view(valid.shape)
+            per_token = group_advantages(by_token, args.scale_rewards, valid=valid)
             advantages = advantages[:, None] + per_token.flatten(0, 1)
-        spread = groups.std(-1)
-        metrics["reward"] = (float(total.sum()), float(len(total)))
-        metrics["reward_std"] = (float(spread.sum()), float(len(groups)))
-        # Not by the spread: the deviation of equal numbers is not always 0 in float32.
-        flat = groups.amax(-1) == groups.amin(-1)
-        metrics["flat_groups"] = (float(flat.sum()), float(len(groups)))
-        for name, column in zip(map(reward_name, self.reward_funcs), table.unbind(-1), strict=True):
-            applies = ~column.isnan()
-            metrics[f"rewards/{name}/mean"] = (float(column[applies].sum()), float(applies.sum()))
-            metrics[f"rewards/{name}/share"] = (float(applies.sum()), float(len(total)))
+            # What is logged of a window is the mean of its tokens.
+            groups = groups + (by_token * valid).sum(-1) / valid.sum(-1).clamp_min(1)
+        metrics |= reward_metrics(self.reward_funcs, table, groups, advantages)
         return advantages
 
     def _reach(
-        self, target: torch.Tensor, draft: torch.Tensor, mask: torch.Tensor, matched: torch.LongTensor
+        self, target: torch.Tensor, draft: torch.Tensor, mask: torch.Tensor, refused_at: torch.LongTensor
     ) -> torch.Tensor:
         if self.args.acceptance == "greedy":
-            return prefix_credit_mask(matched, mask.shape[1], mask).to(target.dtype)
+            return prefix_credit_mask(refused_at, mask.shape[1], mask).to(target.dtype)
         return reach_probabilities(target, draft, mask)
 
     def _texts(
@@ -375,19 +373,6 @@ class ExperienceMaker:
             kept = logits if ids is None else logits.index_select(-1, ids.to(logits.device))
             probs.append((kept - logits.logsumexp(-1, keepdim=True)).exp().unflatten(0, place.shape))
         experience.text_probs = torch.cat(probs) if probs else None
-
-    def _acceptance_metrics(
-        self,
-        metrics: dict[str, tuple[float, float]],
-        matched: torch.LongTensor,
-        accepted: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> None:
-        count = float(len(matched))
-        metrics["accepted_length"] = (float(accepted.float().sum()), count)
-        metrics["share_none_accepted"] = (float((matched == 0).sum()), count)
-        for k in range(self.args.window_size):
-            metrics[f"acceptance/position_{k}"] = (float((matched > k).sum()), float(mask[:, k].sum()))
 
 
 def _is_ours(reward_func: Callable) -> bool:

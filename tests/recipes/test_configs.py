@@ -15,9 +15,11 @@ from ppow_hf.trainer import DrafterSFTConfig, PPOWConfig
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 STAGES = {"sft": (sft_drafter, DrafterSFTConfig), "ppow": (train_ppow, PPOWConfig)}
-EXPERIMENT = TRAINERS / "recipes" / "smollm2" / "ppow_vs_cst.yaml"
+SCRIPT = TRAINERS / "recipes" / "smollm2" / "ppow_vs_cst.py"
 FILES = [*sorted((TRAINERS / "configs").glob("*.yaml")), *sorted((TRAINERS / "recipes").glob("*/*.yaml"))]
-FILES.remove(EXPERIMENT)
+# Those of several runs each, which a script of their own reads.
+EXPERIMENTS = [path for path in FILES if "arms" in yaml.safe_load(path.read_text())]
+FILES = [path for path in FILES if path not in EXPERIMENTS]
 
 
 def parse(stage: str, path: Path):
@@ -44,19 +46,21 @@ def test_training_configs(path):
         )
 
 
-def test_every_arm_of_the_experiment(tmp_path):
-    spec = importlib.util.spec_from_file_location("ppow_vs_cst", EXPERIMENT.with_suffix(".py"))
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_arm_of_an_experiment(tmp_path, experiment):
+    spec = importlib.util.spec_from_file_location("ppow_vs_cst", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
-    config = yaml.safe_load(EXPERIMENT.read_text())
+    config = yaml.safe_load(experiment.read_text())
     runs = script.runs_of(config, None)
     assert {run["arm"] for run in runs.values()} == set(config["arms"])
     for name, run in runs.items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(run["options"], sort_keys=False))
         script_args, training_args = parse(run["stage"], path)
-        assert training_args.max_seconds == config["common"]["max_seconds"], "equal budgets"
+        budget = {name: config["common"][name] for name in ("max_seconds", "max_steps") if name in config["common"]}
+        assert budget and all(getattr(training_args, name) == value for name, value in budget.items()), "equal budgets"
         assert script_args.drafter == config["init"]
     del sys.modules[spec.name]
 

@@ -218,3 +218,12 @@ def test_bad_input():
         target_kl(logits, probs[..., :3])
     with pytest.raises(ValueError, match="`weights`"):
         target_kl(logits, probs, weights=torch.ones(4))
+
+
+def test_broken_target_probabilities_are_not_left_out():
+    """NaN is not too little mass in the draft vocabulary."""
+    probs = torch.full((1, 2, 4), 0.25)
+    probs[0, 1, 2] = float("nan")
+    logits = torch.zeros(1, 2, 4)
+    assert target_kl(logits, probs).isnan()
+    assert target_kl(logits, probs, mask=torch.tensor([[True, False]])) == 0

@@ -56,14 +56,14 @@ def test_delta_by_hand():
 
 def test_proximity_threshold_is_exclusive_and_unused_gaps_are_not_looked_at():
     gaps = [2.0, 1.999, math.inf, math.nan, None]
-    assert proximity_reward(target_gap=gaps, accepted=[0, 0, 0, 2, 1]) == [0.0, 1.0, 0.0, None, None]
+    assert proximity_reward(target_gap=gaps, accepted=[0, 0, 0, 2, 1]) == [0.0, 0.5, 0.0, None, None]
     with pytest.raises(ValueError, match="`target_gap` of proximity_reward must be a number where k = 0, got nan"):
         proximity_reward(target_gap=gaps, accepted=[0, 0, 0, 0, 1])
 
 
 def test_proximity_with_expected_lengths_goes_by_the_first_token():
     arguments = {"target_gap": [0.5, 0.5], "accepted": [0.01, 0.4]}
-    assert proximity_reward(**arguments, first_rejected=torch.tensor([False, True])) == [None, 1.0]
+    assert proximity_reward(**arguments, first_rejected=torch.tensor([False, True])) == [None, 0.5]
     with pytest.raises(ValueError, match="Pass `first_rejected`"):
         proximity_reward(**arguments)
 
@@ -74,7 +74,7 @@ def test_proximity_separates_windows_where_speedup_cannot():
     total, _ = combine_rewards([speedup_reward], **arguments)
     assert total.tolist() == [0.0, 0.0]
     total, _ = combine_rewards([speedup_reward, proximity_reward], **arguments)
-    assert total.tolist() == [1.0, 0.0]
+    assert total.tolist() == [0.5, 0.0]
 
 
 def test_token_agreement():
@@ -88,11 +88,11 @@ def test_token_agreement():
     torch.testing.assert_close(table, torch.tensor([[2 / 3, 0.5], [0.5, 0.5]]))
     assert total.tolist() == [0.5, 0.5]
     funcs = [token_agreement_reward, speedup_reward]
-    per_token = combine_token_rewards(funcs, [2.0, 5.0], width=4, accepted=[1, 1], cost_ratio=1.0, **arguments)
+    per_token = combine_token_rewards(funcs, [2.0, 5.0], 4, accepted=[1, 1], cost_ratio=1.0, **arguments)
     assert per_token.tolist() == [[2.0, 0.0, 2.0, 0.0], [2.0, 0.0, 0.0, 0.0]]
-    assert combine_token_rewards([speedup_reward], width=4, accepted=[1], cost_ratio=1.0) is None
+    assert combine_token_rewards([speedup_reward], None, 4, accepted=[1], cost_ratio=1.0) is None
     with pytest.raises(ValueError, match="`width` is 2"):
-        combine_token_rewards([token_agreement_reward], width=2, **arguments)
+        combine_token_rewards([token_agreement_reward], None, 2, **arguments)
     with pytest.raises(ValueError, match="`target_argmax` of token_agreement_reward"):
         token_agreement_reward(completion_ids=completion_ids, target_argmax=[[5], [5, 6]])
 
@@ -164,9 +164,9 @@ def test_bad_token_level_returns(returned, match):
         return returned
 
     mine.token_level = True
-    for combine in (combine_rewards, functools.partial(combine_token_rewards, width=2)):
+    for combine, width in ((combine_rewards, ()), (combine_token_rewards, (2,))):
         with pytest.raises(ValueError, match=match):
-            combine([mine], completion_ids=[[1, 2], [3, 4]])
+            combine([mine], None, *width, completion_ids=[[1, 2], [3, 4]])
 
 
 def test_bad_arguments():

@@ -253,6 +253,17 @@ def test_schedule(warmup, total, uniform_steps):
     assert laws(schedule, 10) == ["uniform"] * uniform_steps + ["adaw"] * (10 - uniform_steps)
 
 
+def test_a_share_follows_the_time_where_time_is_the_limit():
+    schedule = WindowSchedule("adaw", 0.3, 10)
+    assert [schedule.law(step, fraction) for step, fraction in ((0, 0.3), (9, 0.29), (3, None), (2, None))] == [
+        "adaw", "uniform", "adaw", "uniform",
+    ]  # fmt: skip
+    # Steps are steps, and uniform is uniform.
+    assert [WindowSchedule("adaw", 4, 10).law(step, 0.9) for step in (3, 4)] == ["uniform", "adaw"]
+    assert WindowSchedule("adaw", 0, 10).law(0, 0.0) == "adaw"
+    assert WindowSchedule("uniform", 0.3, 10).law(9, 0.9) == "uniform"
+
+
 def test_uniform_schedule_never_switches():
     assert laws(WindowSchedule("uniform", 0), 10) == ["uniform"] * 10
     assert laws(WindowSchedule("uniform", 0.1), 10) == ["uniform"] * 10

@@ -134,6 +134,12 @@ def test_draft_vocabulary_temperature_and_layout(packed):
     check(found, naive(target, input_ids, starts, windows, 0.6), windows, starts, ids)
     bare = verify_windows(target, prefix, starts, windows, temperature=0.6, keep_draft_probs=False, packed=packed)
     assert bare.draft_probs is None and torch.equal(bare.argmax, found.argmax)
+    for temperature in (0.6, 1.0):
+        options = {"temperature": temperature, "packed": packed, "keep_plain_log_probs": True}
+        both = verify_windows(target, prefix, starts, windows, **options)
+        check(both, naive(target, input_ids, starts, windows, temperature), windows, starts)
+        plain = verify_windows(target, prefix, starts, windows, packed=packed)
+        torch.testing.assert_close(both.plain_log_probs, plain.log_probs, atol=1e-5, rtol=0)
 
 
 def test_windows_of_one_token_need_no_pass_over_them():

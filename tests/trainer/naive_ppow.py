@@ -5,6 +5,7 @@
 Draft distributions come from `extend` and `step`, the target's from plain passes over text and window.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,8 @@ class NaiveGroup:
     start: int
     windows: list[list[int]]
     old_log_probs: list[list[float]] = field(default_factory=list)
+    # One number in [0, 1) per token: what rejection sampling is decided by.
+    coins: list[list[float]] = field(default_factory=list)
 
 
 def groups_of(experience, rows) -> list[NaiveGroup]:
@@ -29,6 +32,15 @@ def groups_of(experience, rows) -> list[NaiveGroup]:
         NaiveGroup(list(rows[row]["input_ids"]), int(starts[row, place]), tokens[row, place].tolist())
         for row, place in (starts >= 0).nonzero().tolist()
     ]
+
+
+def toss_coins(groups: list[NaiveGroup], experience, seed: int) -> None:
+    """Gives groups the coins of an experience: the generator is used for the choice of windows first."""
+    generator = torch.Generator().manual_seed(2 * seed * 1_000_003)
+    torch.empty(experience.inputs["input_ids"].shape, dtype=torch.float64).exponential_(generator=generator)
+    coins = iter(torch.rand(experience.mask.shape, generator=generator).tolist())
+    for group in groups:
+        group.coins = [next(coins) for _ in group.windows]
 
 
 class NaivePPOW:
@@ -82,39 +94,64 @@ class NaivePPOW:
         return next((k + 1 for k, token in enumerate(window) if token in self.eos), len(window))
 
     def accepted(self, group: NaiveGroup, window: list[int]) -> int:
+        """Tokens that are the target's argmax, up to the first that is not."""
         target = self.target_logits(group.ids, group.start, window)
         count = 0
         while count < self.drafted(window) and window[count] == int(target[count].argmax()):
             count += 1
         return count
 
-    def expected(self, group: NaiveGroup, window: list[int], old: list[float]) -> float:
-        target = self.target_logits(group.ids, group.start, window)
+    def chances(self, group: NaiveGroup, index: int) -> list[float]:
+        """`min(1, p / q)` of every token of a window, both at the rollout temperature."""
+        window, old = group.windows[index], group.old_log_probs[index]
+        chances = []
+        for row, token, log_q in zip(self.target_logits(group.ids, group.start, window), window, old, strict=True):
+            log_p = (row / self.args.rollout_temperature).log_softmax(-1)[token].item()
+            chances.append(min(1.0, math.exp(log_p - log_q)))
+        return chances[: self.drafted(window)]
+
+    def refused_at(self, group: NaiveGroup, index: int) -> int:
+        """Tokens before the first that verification refuses: greedy, or by the coins."""
+        if self.args.acceptance == "greedy":
+            return self.accepted(group, group.windows[index])
+        count = 0
+        for coin, chance in zip(group.coins[index], self.chances(group, index), strict=False):
+            if coin >= chance:
+                break
+            count += 1
+        return count
+
+    def length(self, group: NaiveGroup, index: int) -> float:
+        """k, of the kind that is rewarded."""
+        if self.args.acceptance != "expected":
+            return self.refused_at(group, index)
         total, alive = 0.0, 1.0
-        for k in range(self.drafted(window)):
-            log_p = (target[k] / self.args.rollout_temperature).log_softmax(-1)[window[k]].item()
-            alive *= min(1.0, torch.tensor(log_p - old[k]).exp().item())
+        for chance in self.chances(group, index):
+            alive *= chance
             total += alive
         return total
 
     def target_gap(self, group: NaiveGroup, window: list[int]) -> float:
-        count = self.drafted(window)
+        """Delta at temperature 1, as far as both windows go."""
         own = list(group.ids[: group.start])
-        gap = 0.0
-        with torch.no_grad():
-            for _ in range(count):
-                row = self.target(torch.tensor([own])).logits[0, -1].double().log_softmax(-1)
-                own.append(int(row.argmax()))
-                gap += row.max().item()
         target = self.target_logits(group.ids, group.start, window)
-        return gap - sum(target[k].log_softmax(-1)[window[k]].item() for k in range(count))
+        gap = 0.0
+        for k in range(self.drafted(window)):
+            with torch.no_grad():
+                row = self.target(torch.tensor([own])).logits[0, -1].double().log_softmax(-1)
+            own.append(int(row.argmax()))
+            gap += row.max().item() - target[k].log_softmax(-1)[window[k]].item()
+            if own[-1] in self.eos:
+                break
+        return gap
 
     def rewards(self, group: NaiveGroup) -> list[float]:
         args, rewards = self.args, []
-        for window, old in zip(group.windows, group.old_log_probs, strict=True):
-            k = self.expected(group, window, old) if args.acceptance == "expected" else self.accepted(group, window)
+        for index, window in enumerate(group.windows):
+            k = self.length(group, index)
             reward = k / (k * args.cost_ratio + 1)
-            if args.proximity_eta and k == 0 and self.target_gap(group, window) < args.proximity_epsilon:
+            refused = self.refused_at(group, index) == 0
+            if args.proximity_eta and refused and self.target_gap(group, window) < args.proximity_epsilon:
                 reward += args.proximity_eta
             rewards.append(reward)
         return rewards
@@ -135,16 +172,19 @@ class NaivePPOW:
         weight_sum = 0.0
         for group in groups:
             advantages = self.advantages(self.rewards(group))
-            for window, advantage, old in zip(group.windows, advantages, group.old_log_probs, strict=True):
+            for index, (window, advantage, old) in enumerate(
+                zip(group.windows, advantages, group.old_log_probs, strict=True)
+            ):
                 count = self.drafted(window)
-                matched = self.accepted(group, window)
+                last = self.refused_at(group, index)
+                chances = self.chances(group, index)
                 now = self.log_probs(group.ids, group.start, window)
                 draft = self.draft_logits(group.ids, group.start, window)
                 target = self.target_logits(group.ids, group.start, window)
                 heat = 1.0 if args.acceptance == "greedy" else args.rollout_temperature
                 alive, reach = 1.0, 1.0
                 for k in range(count):
-                    credited = advantage if args.credit == "window" or k <= matched else 0.0
+                    credited = advantage if args.credit == "window" or k <= last else 0.0
                     ratio = torch.tensor(now[k] - old[k]).exp().item()
                     clipped = min(max(ratio, 1 - args.epsilon), 1 + args.epsilon)
                     policy -= min(ratio * credited, clipped * credited)
@@ -155,7 +195,7 @@ class NaivePPOW:
                         kl *= reach
                     divergence += kl
                     weight_sum += reach
-                    reach *= float(k < matched)
+                    reach *= float(k < last) if args.acceptance == "greedy" else chances[k]
                     alive *= torch.minimum(p, q).sum().item()
                     length += alive
                 tokens += count

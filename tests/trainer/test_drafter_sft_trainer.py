@@ -210,3 +210,9 @@ def test_saved_folder_can_be_loaded(tmp_path):
     assert type(drafter) is type(trainer.model)
     assert "embed_tokens.weight" not in drafter.state_dict()
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "ppow_eagle3"
+
+
+def test_training_that_diverges_stops(tmp_path):
+    trainer = sft_trainer(tmp_path, learning_rate=1e30, max_grad_norm=0.0, lr_scheduler_type="constant")
+    with pytest.raises(RuntimeError, match=r"diverged at step [1-3], at a learning rate of 1e\+30: step_0/loss is"):
+        trainer.train()

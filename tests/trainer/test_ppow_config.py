@@ -84,6 +84,24 @@ def test_a_cost_ratio_may_come_as_text(tmp_path):
     assert config(tmp_path, cost_ratio="measured").cost_ratio == "measured"
 
 
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_rows_cannot_be_ordered_by_length_where_they_are_repeated(tmp_path, strategy):
+    with pytest.raises(ValueError, match=f"`train_sampling_strategy='{strategy}'`.*`num_iterations` \\(2\\)"):
+        config(tmp_path, num_iterations=2, train_sampling_strategy=strategy)
+    config(tmp_path, num_iterations=1, train_sampling_strategy=strategy)
+
+
+def test_the_best_checkpoint_lies_where_rollouts_begin(tmp_path):
+    best = {"save_strategy": "best", "eval_strategy": "steps", "num_iterations": 2}
+    with pytest.raises(ValueError, match=r"`eval_steps` \(3\) must be a multiple of `num_iterations` \(2\)"):
+        config(tmp_path, eval_steps=3, **best)
+    config(tmp_path, eval_steps=4, **best)
+
+
+def test_time_and_patience_go_on_where_a_run_is_resumed(tmp_path):
+    assert config(tmp_path).restore_callback_states_from_checkpoint
+
+
 def test_early_stopping_needs_evaluations(tmp_path):
     with pytest.raises(ValueError, match="`early_stopping_patience`.*`eval_strategy`"):
         config(tmp_path, early_stopping_patience=2)
@@ -92,6 +110,8 @@ def test_early_stopping_needs_evaluations(tmp_path):
 def test_defaults_are_those_of_the_paper_where_it_gives_any(tmp_path):
     defaults = config(tmp_path)
     assert (defaults.num_generations, defaults.window_size, defaults.cost_ratio) == (8, 10, 0.12)
+    # Ours: a near miss earns less than one accepted token does.
+    assert defaults.proximity_eta == 0.5 < 1 / (1 + defaults.cost_ratio)
     assert (defaults.window_selection, defaults.credit, defaults.scale_rewards) == ("adaw", "window", "group")
     assert (defaults.metric_for_best_model, defaults.greater_is_better) == ("eval_acceptance_length", True)
 

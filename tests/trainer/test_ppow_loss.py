@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from tests.testing_utils import tiny_eagle3, tiny_target
-from tests.trainer.naive_ppow import NaivePPOW, groups_of
+from tests.trainer.naive_ppow import NaivePPOW, groups_of, toss_coins
 from tests.trainer.ppow_common import (
     QUIET,
     make_experience,
@@ -22,6 +22,22 @@ VARIANTS = {
     "temperature": {"rollout_temperature": 0.7, "proximity_epsilon": 6.0},
     "reverse_reach": {"kl_direction": "reverse", "kl_weighting": "reach", "beta": 0.5, "proximity_epsilon": 6.0},
     "expected": {"acceptance": "expected", "proximity_eta": 0.0, "rollout_temperature": 1.3},
+    "sampled": {"acceptance": "sampled", "rollout_temperature": 0.7, "proximity_epsilon": 6.0},
+    "sampled_prefix": {
+        "acceptance": "sampled",
+        "credit": "prefix",
+        "kl_weighting": "reach",
+        "beta": 0.5,
+        "rollout_temperature": 1.4,
+        "proximity_epsilon": 6.0,
+    },
+    "expected_proximity": {
+        "acceptance": "expected",
+        "credit": "prefix",
+        "rollout_temperature": 0.6,
+        "proximity_epsilon": 6.0,
+    },
+    "greedy_window": {"greedy_window": True, "rollout_temperature": 0.7, "proximity_epsilon": 6.0},
     "anchors": {"anchor_weight": 0.7, "expected_length_weight": 0.4, "policy_weight": 0.5, "beta": 0.0},
 }
 
@@ -55,6 +71,13 @@ def test_the_loss_equals_a_naive_one(tmp_path, variant):
     groups = groups_of(experience, rows)
     assert len(groups) == 4
     naive.remember(groups)
+    toss_coins(groups, experience, trainer.args.seed)
+    if trainer.args.greedy_window:
+        for group in groups:
+            logits = naive.draft_logits(group.ids, group.start, group.windows[0])
+            assert [int(row.argmax()) for row in logits] == [naive.column(token) for token in group.windows[0]]
+    if trainer.args.acceptance != "greedy":
+        assert len({naive.refused_at(group, index) for group in groups for index in range(4)}) > 1
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in drafter.parameters():

@@ -133,9 +133,9 @@ def test_rollouts_are_made_once_and_used_for_every_iteration(tmp_path):
     made, used = [], []
     make, prepare = trainer._generate_and_score_completions, trainer._prepare_inputs
 
-    def counting_make(inputs):
+    def counting_make(*arguments):
         made.append(trainer.state.global_step)
-        return make(inputs)
+        return make(*arguments)
 
     def checking_prepare(inputs):
         experience = prepare(inputs)
@@ -331,6 +331,26 @@ def test_a_batch_of_short_rows_only_changes_nothing(tmp_path):
     assert_equal_weights(before, drafter.state_dict())
     (log,) = training_logs(trainer, "skipped_rows")
     assert log["skipped_rows"] == 4.0 and log["loss"] == 0.0 and "reward" not in log
+
+
+@pytest.mark.parametrize("mask", [[], [1], [0, 1]], ids=["empty", "one", "two"])
+@pytest.mark.parametrize("family", ["eagle3", "causal_lm"])
+@pytest.mark.parametrize("selection", ["uniform", "adaw"])
+def test_a_batch_of_rows_of_next_to_no_tokens_is_skipped(tmp_path, mask, family, selection):
+    """First a batch of nothing else, then one in which half of the rows have room."""
+    target = tiny_target()
+    drafter = tiny_eagle3(target, draft_vocab_size=48) if family == "eagle3" else tiny_causal_drafter(target)
+    before = weights_of(drafter)
+    rows = rows_with([mask] * 6 + [[0] * 4 + [1] * 8] * 2)
+    options = {"window_selection": selection, "adaw_warmup": 0, "train_sampling_strategy": "sequential", **QUIET}
+    trainer = ppow_trainer(tmp_path / "one", drafter, target, rows, max_steps=1, **options)
+    trainer.train()
+    assert_equal_weights(before, drafter.state_dict())
+    trainer = ppow_trainer(tmp_path / "two", drafter, target, rows, max_steps=2, **options)
+    trainer.train()
+    assert [log["skipped_rows"] for log in training_logs(trainer, "skipped_rows")] == [4.0, 2.0]
+    assert all(value.isfinite().all() for value in drafter.state_dict().values())
+    assert any(not torch.equal(before[name], value) for name, value in drafter.state_dict().items())
 
 
 def test_texts_without_a_prompt_train(tmp_path):

@@ -5,11 +5,12 @@ import time
 
 import pytest
 from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerState
 
 from ppow_hf.trainer import DrafterSFTTrainer
 from tests.testing_utils import tiny_eagle3, tiny_target
 
-from .common import sft_args, token_rows
+from .common import sft_args, sft_trainer, token_rows
 
 
 class Slow(TrainerCallback):
@@ -109,3 +110,45 @@ def test_a_budget_must_be_positive(tmp_path, seconds):
 def test_an_unknown_window_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="window"):
         sft_args(tmp_path, eval_window="sometimes:5")
+
+
+def test_a_resumed_run_goes_on_with_the_time_already_spent(tmp_path):
+    """Out of the budget of the resumed run, which may be another one."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
+    first = sft_trainer(tmp_path, max_steps=2, max_seconds=100.0, **saving)
+    first.train()
+    checkpoint = tmp_path / "checkpoint-2"
+    stored = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).stateful_callbacks["TimeBudget"]
+    spent = stored["attributes"]["spent"]
+    assert spent > 0
+    trainer = sft_trainer(tmp_path, max_steps=4, max_seconds=200.0, **saving)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.time_budget.spent > spent and trainer.time_budget.seconds == 200.0
+    # A budget that is spent already: one step, and no more.
+    trainer = sft_trainer(tmp_path, max_steps=100, max_seconds=spent, **saving)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert trainer.state.global_step == 3
+
+
+def test_a_resumed_run_goes_on_waiting_for_a_better_drafter(tmp_path):
+    """With a rate of 0 no evaluation is better than the first."""
+
+    def run(folder, steps, resume=None):
+        trainer = sft_trainer(
+            folder,
+            eval_dataset=token_rows(4, seed=1),
+            learning_rate=0.0,
+            max_steps=steps,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            early_stopping_patience=4,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.state.global_step
+
+    uninterrupted = run(tmp_path / "whole", 20)
+    assert uninterrupted < 10
+    assert run(tmp_path / "parts", 3) == 3
+    assert run(tmp_path / "parts", 20, resume=True) == uninterrupted

@@ -1,0 +1,69 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What is logged about windows, as sums and counts."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..rl import SelectedWindows, reward_name
+
+Metrics = dict[str, tuple[float, float]]
+
+
+def selection_metrics(selected: SelectedWindows, values: torch.Tensor | None) -> Metrics:
+    """
+    Args:
+        selected ([`SelectedWindows`]): The chosen windows.
+        values (`torch.Tensor` of shape `(B, T)`, *optional*): Criticality by which they were chosen, if they were.
+    """
+    metrics = {"skipped_rows": (float(selected.skipped_rows), 1.0)}
+    if values is not None:
+        for name, mean in zip(("chosen", "all"), selected.mean_values(values), strict=True):
+            if mean is not None:
+                metrics[f"criticality/{name}"] = (mean, 1.0)
+    return metrics
+
+
+def acceptance_metrics(survived: torch.Tensor, mask: torch.Tensor) -> Metrics:
+    """
+    Accepted length, windows of which nothing is accepted, and acceptance by position, all of the same kind.
+
+    Args:
+        survived (`torch.Tensor` of shape `(N, K)`): Whether each token is accepted with all before it, or how likely.
+        mask (`torch.Tensor` of shape `(N, K)`): Drafted positions.
+    """
+    count = float(len(survived))
+    accepted, drafted = survived.float().sum(0).tolist(), mask.sum(0).tolist()
+    metrics = {
+        "accepted_length": (sum(accepted), count),
+        "share_none_accepted": (count - accepted[0], count),
+    }
+    for k, (total, possible) in enumerate(zip(accepted, drafted, strict=True)):
+        metrics[f"acceptance/position_{k}"] = (total, float(possible))
+    return metrics
+
+
+def reward_metrics(
+    reward_funcs: Sequence[Callable], table: torch.Tensor, rewards: torch.Tensor, advantages: torch.Tensor
+) -> Metrics:
+    """
+    Args:
+        reward_funcs (`Sequence[Callable]`): Reward functions.
+        table (`torch.Tensor` of shape `(N, len(reward_funcs))`): What each returned; NaN where it does not apply.
+        rewards (`torch.Tensor` of shape `(S, G)`): Rewards of the windows, in groups.
+        advantages (`torch.Tensor` of shape `(N,)` or `(N, K)`): What became of them.
+    """
+    starts = float(len(rewards))
+    # By the advantages: those of equal rewards are exactly 0, whereas their deviation is not always, in float32.
+    flat = (advantages.reshape(len(rewards), -1) == 0).all(-1)
+    metrics = {
+        "reward": (float(rewards.sum()), float(rewards.numel())),
+        "reward_std": (float(rewards.std(-1).sum()), starts),
+        "flat_groups": (float(flat.sum()), starts),
+    }
+    for name, column in zip(map(reward_name, reward_funcs), table.unbind(-1), strict=True):
+        applies = ~column.isnan()
+        metrics[f"rewards/{name}/mean"] = (float(column[applies].sum()), float(applies.sum()))
+        metrics[f"rewards/{name}/share"] = (float(applies.sum()), float(len(table)))
+    return metrics
