@@ -27,6 +27,7 @@ A function with a true attribute `token_level` returns a list of numbers per win
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ __all__ = [
     "token_agreement_reward",
     "window_target_gap",
 ]
+
+# `epsilon` of the proximity reward: the nearer half.
+MEDIAN = "median"
 
 
 def as_list(name: str, argument: str | None, values: Any) -> list:
@@ -176,24 +180,26 @@ class ProximityReward:
         eta (`float`, *optional*, defaults to 0.5): The reward (value ours). 0 switches it off. Below what one accepted
             token earns, `1 / (1 + gamma)` with the speedup reward: where a near miss pays more than a hit, the best
             policy is to be refused.
-        epsilon (`float`, *optional*, defaults to 2.0): Largest gap in nats, exclusive (value ours).
+        epsilon (`float` or `"median"`, *optional*, defaults to 2.0):
+            Largest gap in nats, exclusive (value ours). A gap is a sum over the window and grows with its size;
+            `"median"` (ours) pays the nearer half of those that are refused together, in one call, whatever the size.
 
     Raises:
-        ValueError: If `eta` is negative or `epsilon` is not above 0.
+        ValueError: If `eta` is negative or `epsilon` is neither above 0 nor `"median"`.
     """
 
     __name__ = "proximity_reward"
 
-    def __init__(self, eta: float = 0.5, epsilon: float = 2.0):
+    def __init__(self, eta: float = 0.5, epsilon: float | str = 2.0):
         if not is_number(eta) or eta < 0:
             raise ValueError(f"`eta` must be a number of at least 0, got {eta!r}.")
-        if not is_number(epsilon) or epsilon <= 0:
-            raise ValueError(f"`epsilon` must be a number of nats above 0, got {epsilon!r}.")
+        if epsilon != MEDIAN and (not is_number(epsilon) or epsilon <= 0):
+            raise ValueError(f"`epsilon` must be a number of nats above 0, or {MEDIAN!r}; got {epsilon!r}.")
         self.eta = float(eta)
-        self.epsilon = float(epsilon)
+        self.epsilon = epsilon if epsilon == MEDIAN else float(epsilon)
 
     def __repr__(self) -> str:
-        return f"ProximityReward(eta={self.eta}, epsilon={self.epsilon})"
+        return f"ProximityReward(eta={self.eta}, epsilon={self.epsilon!r})"
 
     def __call__(
         self,
@@ -230,15 +236,17 @@ class ProximityReward:
             raise ValueError(
                 f"`target_gap` of {name} has {len(gaps)} entries for {len(first_rejected)} windows; give one each."
             )
-        rewards: list[float | None] = []
-        for gap, rejected in zip(gaps, first_rejected, strict=True):
-            if not rejected:
-                rewards.append(None)
-            elif not isinstance(gap, int | float) or math.isnan(gap):
+        refused = [gap for gap, rejected in zip(gaps, first_rejected, strict=True) if rejected]
+        for gap in refused:
+            if not isinstance(gap, int | float) or math.isnan(gap):
                 raise ValueError(f"`target_gap` of {name} must be a number where k = 0, got {gap!r}.")
-            else:
-                rewards.append(self.eta if gap < self.epsilon else 0.0)
-        return rewards
+        epsilon = self.epsilon
+        if epsilon == MEDIAN:
+            epsilon = statistics.median(refused) if refused else 0.0
+        return [
+            (self.eta if gap < epsilon else 0.0) if rejected else None
+            for gap, rejected in zip(gaps, first_rejected, strict=True)
+        ]
 
 
 proximity_reward = ProximityReward()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..rl.advantages import ADVANTAGE_SCALES, CREDITS
 from ..rl.losses import KL_DIRECTIONS
+from ..rl.rewards import MEDIAN
 from ..rl.selection import WindowSchedule
 from .drafter_training_config import DrafterTrainingConfig
 
@@ -67,8 +68,11 @@ class PPOWConfig(DrafterTrainingConfig):
             eta of the proximity reward; 0 turns it off (value ours: the paper gives none). Below the reward of one
             accepted token, `1 / (1 + cost_ratio)`: from there on a window that is refused at once is worth more than
             one that is not, and short windows learn to be refused.
-        proximity_epsilon (`float`, *optional*, defaults to 2.0):
-            epsilon of the proximity reward, in nats (value ours).
+        proximity_epsilon (`float` or `str`, *optional*, defaults to 2.0):
+            epsilon of the proximity reward, in nats (value ours), or `"median"` (ours): the nearer half of a
+            micro-batch's refused windows. The gap is a sum over the window, so that a number fits one `window_size`:
+            of windows of 10 hardly any comes within 2 nats (`trainers/recipes/smollm2/proximity_gap.py`). Every
+            process has a median of its own.
         reward_weights (`list[float]`, *optional*):
             One weight per reward function; all 1 by default.
         scale_rewards (`str`, *optional*, defaults to `"group"`):
@@ -123,7 +127,9 @@ class PPOWConfig(DrafterTrainingConfig):
     # A number or "measured". Argument parsers take `float | str` for a float, and would refuse the word.
     cost_ratio: str = field(default=0.12, metadata={"help": "gamma, one draft step in target steps, or 'measured'."})
     proximity_eta: float = field(default=0.5, metadata={"help": "eta of the proximity reward, 0 for none."})
-    proximity_epsilon: float = field(default=2.0, metadata={"help": "epsilon of the proximity reward, in nats."})
+    proximity_epsilon: str = field(
+        default=2.0, metadata={"help": "epsilon of the proximity reward, in nats, or 'median': the nearer half."}
+    )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight per reward function; all 1 by default."}
     )
@@ -159,7 +165,7 @@ class PPOWConfig(DrafterTrainingConfig):
         for name, low in (("window_size", 1), ("num_windows", 1), ("min_distance", 1), ("num_iterations", 1)):
             self._check_whole_number(name, low)
         self._check_whole_number("num_generations", 2, ": one window alone has no group to be compared with")
-        for name in ("rollout_temperature", "proximity_epsilon", "epsilon"):
+        for name in ("rollout_temperature", "epsilon"):
             self._check_number(name, getattr(self, name), positive=True)
         for name in ("beta", "proximity_eta", "policy_weight", "expected_length_weight", "anchor_weight"):
             self._check_number(name, getattr(self, name))
@@ -169,15 +175,19 @@ class PPOWConfig(DrafterTrainingConfig):
         if self.reward_weights is not None:
             for weight in self.reward_weights:
                 self._check_number("reward_weights", weight, negative=True)
-        if isinstance(self.cost_ratio, str) and self.cost_ratio != "measured":
+        self._check_number_or_word("cost_ratio", "measured")
+        self._check_number_or_word("proximity_epsilon", MEDIAN)
+
+    def _check_number_or_word(self, name: str, word: str) -> None:
+        """A number above 0, which a command line gives as text, or one word."""
+        value = getattr(self, name)
+        if isinstance(value, str) and value != word:
             try:
-                self.cost_ratio = float(self.cost_ratio)  # from a command line
+                setattr(self, name, float(value))
             except ValueError:
-                raise ValueError(
-                    f"`cost_ratio` must be a number above 0 or 'measured', got {self.cost_ratio!r}."
-                ) from None
-        if self.cost_ratio != "measured":
-            self._check_number("cost_ratio", self.cost_ratio, positive=True)
+                raise ValueError(f"`{name}` must be a number above 0 or {word!r}, got {value!r}.") from None
+        if value != word:
+            self._check_number(name, getattr(self, name), positive=True)
 
     def _check_iterations(self) -> None:
         by_evaluation = self.save_strategy == "best" and self.eval_strategy == "steps"

@@ -195,3 +195,21 @@ def test_bad_arguments():
         ProximityReward(eta=-1.0)
     with pytest.raises(ValueError, match="`epsilon`"):
         ProximityReward(epsilon=0.0)
+
+
+def test_the_nearer_half_of_the_refused_windows():
+    reward = ProximityReward(eta=0.5, epsilon="median")
+    # Refused: gaps 30, 10, 50, 20; the median is 25. The gap of 1 belongs to a window with accepted tokens.
+    gaps, accepted = [30.0, 1.0, 10.0, 50.0, 20.0], [0, 2, 0, 0, 0]
+    assert reward(target_gap=gaps, accepted=accepted) == [0.0, None, 0.5, 0.0, 0.5]
+    # Whatever the size of the windows, unlike with a number.
+    assert reward(target_gap=[10 * gap for gap in gaps], accepted=accepted) == [0.0, None, 0.5, 0.0, 0.5]
+    assert reward(target_gap=[3.0, 4.0], accepted=[1, 2]) == [None, None]
+    assert reward(target_gap=[3.0, math.inf, math.inf], accepted=[0, 0, 0]) == [0.5, 0.0, 0.0]
+    assert repr(reward) == "ProximityReward(eta=0.5, epsilon='median')"
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, "mean", None, True])
+def test_an_epsilon_that_is_none(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` must be a number of nats above 0, or 'median'; got"):
+        ProximityReward(epsilon=epsilon)

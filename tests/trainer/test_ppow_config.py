@@ -122,3 +122,14 @@ def test_every_field_is_documented_and_has_a_help_text():
         if field.name in own:
             assert f"        {field.name} (" in PPOWConfig.__doc__, field.name
             assert field.metadata.get("help"), field.name
+
+
+@pytest.mark.parametrize(("given", "held"), [("median", "median"), ("3.5", 3.5), (4, 4)])
+def test_epsilon_is_a_number_or_the_median(tmp_path, given, held):
+    assert PPOWConfig(tmp_path, proximity_epsilon=given).proximity_epsilon == held
+
+
+@pytest.mark.parametrize("given", ["mean", "0", -1.0])
+def test_epsilon_that_is_neither(tmp_path, given):
+    with pytest.raises(ValueError, match="`proximity_epsilon`"):
+        PPOWConfig(tmp_path, proximity_epsilon=given)
