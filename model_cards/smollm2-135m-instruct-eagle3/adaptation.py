@@ -86,8 +86,7 @@ def kept_for(
     make: Callable[[], Kept],
 ) -> Kept:
     """
-    What `make` makes; with `config.carry_over`, what it made for an earlier call of this target with the same window and
-    costs.
+    What `make` makes; with `config.carry_over`, what it made for an earlier call of the same target, window and costs.
     """
     kept = drafter._adaptation.setdefault(target, {}) if config.carry_over else {}
     costs = cost_model.to_dict() if cost_model is not None else None

@@ -37,8 +37,8 @@ logger = logging.get_logger(__name__)
 _REVISION = 2
 # Verification is measured at these windows and interpolated between them.
 _WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-# Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass costs
-# little more than a small one, twice as many.
+# Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass
+# costs little more than a small one, twice as many.
 _LARGEST, _LARGEST_ON_GPU = 32, 64
 # Numbers of nodes at which a draft step for a tree's level is measured.
 _LEVELS = (2, MOST_ROWS)
@@ -160,15 +160,15 @@ def measure_cost_model(
 ) -> CostModel:
     """
     Times the real models on their device and dtype: a plain target step, verification of several windows with a warm
-    cache and the drafter's features captured, a draft step for one token and, of drafters that draft trees, for several,
-    and the work around them in a short generation.
-    Repetitions are interleaved and medians taken, so that a passing load on the machine falls on all alike.
+    cache and the drafter's features captured, a draft step for one token, and for several if the drafter drafts trees,
+    and the work around them in a short generation. Repetitions are interleaved and medians taken, so that a passing
+    load on the machine falls on all alike.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.
         drafter ([`DrafterModel`]): The drafter.
-        max_window (`int`, *optional*): Largest verified window. Default: 32, on a GPU 64, or the nodes of the drafter's
-            own tree where it may have more.
+        max_window (`int`, *optional*): Largest verified window. By default 32, on a GPU 64, or as many nodes as the
+            drafter's own tree may have if that is more.
         repetitions (`int`, *optional*, defaults to 7): Timings of each kind.
         context_length (`int`, *optional*, defaults to 128): Tokens in the cache.
 

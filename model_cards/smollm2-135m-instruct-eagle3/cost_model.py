@@ -119,7 +119,7 @@ class CostModel:
         return curve[low] + (curve[low + 1] - curve[low]) * (n - low)
 
     def _slope_beyond(self) -> float:
-        """Slope behind the curve's end. Smoothing can leave its end flat, and what lies beyond is not free for that."""
+        """Slope behind the curve's end, which smoothing can leave flat: what lies beyond is not free for that."""
         curve = self.verify_curve
         last = len(curve) - 1
         if last == 0:
@@ -210,7 +210,7 @@ class CostModel:
     # ---- storing ---------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns a JSON-serialisable dict. What was not known before trees were measured is in it where it is known."""
+        """Returns a JSON-serialisable dict; `level_costs` is in it where they were measured."""
         values = {
             "gamma": self.gamma,
             "verify_curve": list(self.verify_curve),

@@ -106,18 +106,20 @@ def grow_tree(
             slots.append(graft.node(nodes, chance))
         if not slots:
             break
+        # What the tree may still grow by: a node may pay together with those expected behind it.
+        ahead = {"follow": max(slot.gain for slot in slots), "levels": max_depth - level - 1}
         if sampler.do_sample:
             # What is drawn stays, so what to draw is settled by gains alone, before a token is looked at.
             slots.sort(key=lambda slot: -slot.gain)
             room = policy.room(len(nodes), max_depth - level)
-            slots = slots[: policy.take([slot.gain for slot in slots], len(nodes), room)]
+            slots = slots[: policy.take([slot.gain for slot in slots], len(nodes), room, **ahead)]
             newest = list(range(len(nodes), len(nodes) + len(slots)))
             nodes += slots
             kept += newest
         else:
             first = len(nodes)
             nodes += slots
-            kept = likeliest(nodes, policy)
+            kept = likeliest(nodes, policy, **ahead)
             newest = [i for i in kept if i >= first]
         if graft.token is not None:
             graft.advance(next((len(nodes) - len(slots) + i for i, slot in enumerate(slots) if slot.looked_up), None))

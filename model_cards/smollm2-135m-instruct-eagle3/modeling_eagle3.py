@@ -302,9 +302,8 @@ class Eagle3Drafter(DrafterModel):
         implementation = self.config._attn_implementation
         if implementation not in ("sdpa", "eager"):
             raise ValueError(
-                f"`{type(self).__name__}` cannot draft a tree: its attention implementation {implementation!r} takes "
-                'no mask of ours. Load the drafter with `attn_implementation="sdpa"` or `"eager"`, or leave `tree` out '
-                "of the window to draft chains."
+                f"This drafter cannot draft a tree: its attention {implementation!r} takes no mask of ours. Load it "
+                'with `attn_implementation="sdpa"` or `"eager"`, or leave `tree` out of the window to draft chains.'
             )
 
     def _check_takes_masks(self, what: str) -> None:

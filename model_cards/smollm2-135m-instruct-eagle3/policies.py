@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from .acceptance import DraftStats
 from .cost_model import CostModel
+from .token_price import price_of_next
 from .window_config import WindowConfig
 
 
@@ -181,6 +182,8 @@ class CostAwarePolicy(WindowPolicy):
     - a token whose distribution is known (its draft cost is spent) is sent while `A_i > rho * (v(i) - v(i-1))`;
     - the next distribution is computed while the *expected* `A_{i+1} > rho * (gamma + v(i+1) - v(i))`.
 
+    Where `v` has a jump, a token may pay together with those expected behind it, see [`price_of_next`].
+
     `rho` is the running rate of committed tokens per unit cost. At the fixed point, where `rho` is the rate that the
     rule itself achieves, the rule maximises that rate (fractional programming; Dinkelbach, 1967).
 
@@ -219,7 +222,7 @@ class CostAwarePolicy(WindowPolicy):
             self._typical += 0.02 * (estimate - self._typical)
         if position < self.config.min_size:
             return True
-        return self._reach * estimate > self.rate * (self._verify[position + 1] - self._verify[position])
+        return self._reach * estimate > self.rate * self._price(position)
 
     def continues(self, position: int, estimate: float, stats: DraftStats | None, probability: float | None) -> bool:
         self._reach *= estimate
@@ -229,7 +232,10 @@ class CostAwarePolicy(WindowPolicy):
             return False
         # The next estimate is not known before its draft step is paid for: expect one between this one and the usual.
         expected = self._reach * (0.5 * estimate + 0.5 * self._typical)
-        return expected > self.rate * (self._gamma + self._verify[position + 2] - self._verify[position + 1])
+        return expected > self.rate * self._price(position + 1, first=self._gamma)
+
+    def _price(self, count: int, first: float = 0.0) -> float:
+        return price_of_next(self._verify, count, self._typical, self._gamma, first)
 
     def update(self, outcome: Outcome) -> None:
         cost = self._gamma * outcome.forwards + self.cost_model.verify(outcome.drafted) + self.cost_model.overhead

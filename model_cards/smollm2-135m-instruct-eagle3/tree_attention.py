@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -15,7 +16,7 @@ from .packed_pass import FULL, attention_kinds, cannot_pack
 from .tree_columns import as_implementation, keep_columns
 from .key_sharing import shared_keys
 
-# Result of the trial, by target and by what could change it.
+# Result of the trial, by target and by what could change it. One that broke off gave none: memory may be free later.
 _TRIALS: weakref.WeakKeyDictionary[PreTrainedModel, dict[tuple, str | None]] = weakref.WeakKeyDictionary()
 
 
@@ -77,6 +78,7 @@ def check_tree_target(target: PreTrainedModel) -> None:
     Raises:
         ValueError: Saying why, and what to do instead.
     """
+    remedy = "Leave `tree` out of the window to draft chains"
     config = target.config.get_text_config()
     reason = cannot_pack(target)
     if reason is None and set(attention_kinds(config)) != {FULL}:
@@ -88,15 +90,34 @@ def check_tree_target(target: PreTrainedModel) -> None:
         trials = _TRIALS.setdefault(target, {})
         key = (config._attn_implementation, target.dtype, str(target.device))
         if key not in trials:
-            with shared_keys(target.device):  # as decoding does
-                trials[key] = _trial(target)
+            try:
+                # Keys are shared as in decoding. Dropout would make any two passes differ.
+                with shared_keys(target.device), evaluating(target):
+                    trials[key] = _trial(target)
+            except Exception as error:
+                raise ValueError(
+                    f"Whether `{type(target).__name__}` can verify a draft tree is not known: a trial broke off with "
+                    f"{type(error).__name__}: {error}. {remedy}, or remove the cause: the next call tries again."
+                ) from error
         reason = trials[key]
     if reason is not None:
         raise ValueError(
-            f"`{type(target).__name__}` cannot verify a draft tree: {reason}. Leave `tree` out of the window to draft "
-            "chains, or load the target with full attention layers and "
-            '`attn_implementation="sdpa"` or `"eager"`.'
+            f"`{type(target).__name__}` cannot verify a draft tree: {reason}. {remedy}, or load the target with full "
+            'attention layers and `attn_implementation="sdpa"` or `"eager"`.'
         )
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode inside a `with` block; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _trial(target: PreTrainedModel) -> str | None:
@@ -106,21 +127,18 @@ def _trial(target: PreTrainedModel) -> str | None:
     ids = (torch.arange(10, device=target.device) * 7919 + 13) % vocab_size
     text, tokens = ids[:5], ids[4:]
     parents, path = [-1, 0, -1, 2, 2], [2, 4]
-    try:
-        cache = DynamicCache(config=target.config)
-        target(input_ids=text[None, :-1], past_key_values=cache, use_cache=True)
-        mask, positions = tree_inputs(parents, 4, 4, None, target)
-        kwargs = {"past_key_values": cache, "use_cache": True}
-        found = target(input_ids=tokens[None], attention_mask=mask, position_ids=positions, **kwargs).logits[0]
-        keep_columns(cache, 4, [0, *(node + 1 for node in path)])
-        next_ids, next_position = ids[None, :1], torch.tensor([[7]], device=target.device)
-        after = target(input_ids=next_ids, position_ids=next_position, **kwargs).logits[0, -1:]
-        along = torch.cat([text, tokens[1:][path], ids[:1]])
-        plain = target(input_ids=along[None], use_cache=False).logits[0]
-        branch = torch.cat([text, tokens[1:3]])
-        other = target(input_ids=branch[None], use_cache=False).logits[0, -2:]
-    except Exception as error:
-        return f"a trial of it failed with {type(error).__name__}: {error}"
+    cache = DynamicCache(config=target.config)
+    target(input_ids=text[None, :-1], past_key_values=cache, use_cache=True)
+    mask, positions = tree_inputs(parents, 4, 4, None, target)
+    kwargs = {"past_key_values": cache, "use_cache": True}
+    found = target(input_ids=tokens[None], attention_mask=mask, position_ids=positions, **kwargs).logits[0]
+    keep_columns(cache, 4, [0, *(node + 1 for node in path)])
+    next_ids, next_position = ids[None, :1], torch.tensor([[7]], device=target.device)
+    after = target(input_ids=next_ids, position_ids=next_position, **kwargs).logits[0, -1:]
+    along = torch.cat([text, tokens[1:][path], ids[:1]])
+    plain = target(input_ids=along[None], use_cache=False).logits[0]
+    branch = torch.cat([text, tokens[1:3]])
+    other = target(input_ids=branch[None], use_cache=False).logits[0, -2:]
     found = torch.cat([found[[0, 3, 5, 1, 2]], after]).float()
     wanted = torch.cat([plain[[4, 5, 6]], other, plain[-1:]]).float()
     found, wanted = (logits - logits.mean(-1, keepdim=True) for logits in (found, wanted))

@@ -11,23 +11,16 @@ its token is drawn, and a token that is drawn is verified.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .cost_model import CostModel
+from .token_price import price_of_next
 from .tree_config import TreeConfig
 from .window_config import WindowConfig
 
-# What a draft step for several nodes costs beyond one for a single node, in draft steps: once for their being several
-# (a matrix in place of a vector), and for each beyond the first. Weights are read once for all of them. Measured on a
-# CPU in bfloat16.
-SEVERAL_COST, NODE_COST = 0.15, 0.01
 # Most nodes of a level that are gone on from: EAGLE-2's number (arXiv 2406.16858).
 MOST_ROWS = 10
-
-
-def step_cost(nodes: int) -> float:
-    """Cost of a draft step for several nodes at once, in draft steps for one."""
-    return 1.0 + SEVERAL_COST * (nodes > 1) + NODE_COST * (nodes - 1)
 
 
 class TreePolicy:
@@ -57,17 +50,9 @@ class TreePolicy:
         """
         return self.tree.max_nodes - count
 
-    def wants(self, count: int, gain: float) -> bool:
-        """
-        Whether a node belongs into the tree.
-
-        Args:
-            count (`int`): Nodes already in it, all of a higher gain or above it.
-            gain (`float`): The node's.
-        """
-        raise NotImplementedError
-
-    def take(self, gains: Sequence[float], count: int = 0, room: int | None = None) -> int:
+    def take(
+        self, gains: Sequence[float], count: int = 0, room: int | None = None, follow: float = 0.0, levels: int = 0
+    ) -> int:
         """
         How many nodes to add.
 
@@ -75,14 +60,17 @@ class TreePolicy:
             gains (`Sequence[float]`): Of the nodes to choose from, highest first.
             count (`int`, *optional*, defaults to 0): Nodes already in the tree.
             room (`int`, *optional*): Most to add; what `max_nodes` leaves by default.
+            follow (`float`, *optional*, defaults to 0.0): Highest gain of those that the tree may still grow from.
+            levels (`int`, *optional*, defaults to 0): Most levels it may grow by.
         """
         room = self.tree.max_nodes - count if room is None else min(room, self.tree.max_nodes - count)
-        taken = 0
-        for gain in gains[: max(room, 0)]:
-            if count + taken >= self.min_size and not self.wants(count + taken, gain):
-                break
-            taken += 1
-        return taken
+        gains = gains[: max(room, 0)]
+        least = min(max(self.min_size - count, 0), len(gains))
+        return self.worth(gains, count, least, follow, levels)
+
+    def worth(self, gains: Sequence[float], count: int, least: int, follow: float, levels: int) -> int:
+        """How many nodes to add where there is room for all of them, at least `least`; see `take`."""
+        raise NotImplementedError
 
     def observe(self, estimate: float) -> None:
         """Learns the acceptance estimate of a node's most probable child, below the first level."""
@@ -117,8 +105,8 @@ class FixedTreePolicy(TreePolicy):
         # Evenly: nodes that must be kept cannot make room for better ones further down.
         return -(-(self.tree.max_nodes - count) // levels_left)
 
-    def wants(self, count: int, gain: float) -> bool:
-        return True
+    def worth(self, gains: Sequence[float], count: int, least: int, follow: float, levels: int) -> int:
+        return len(gains)
 
     def go_on_from(self, gains: Sequence[float], estimates: Sequence[float | None], count: int, level: int) -> int:
         return min(len(gains), max(self.tree.branching, 1))
@@ -126,16 +114,19 @@ class FixedTreePolicy(TreePolicy):
 
 class CostAwareTreePolicy(TreePolicy):
     r"""
-    Adds the node of highest gain as long as it pays, and another level as long as the level pays (ours).
+    Adds the nodes of highest gain, as many as are worth most, and another level as long as the level pays (ours).
 
     In units of one plain target step, with `gamma` the cost of a draft step, `v(n)` that of verifying `n` nodes, and
     `rho` the running rate of committed tokens per unit cost:
 
-    - the next node is added while its gain exceeds `rho * (v(n+1) - v(n))`;
+    - of all nodes at hand, `n` are added for which the sum of their gains less `rho * v(n)` is largest. While `v` is
+      convex, that is every node whose gain exceeds `rho * (v(n) - v(n-1))`;
+    - where that leaves some out before a jump of `v` that they would pay for together with what is expected behind
+      them, they stay in until it is known what is behind them (greedy), or for good (sampling: what is drawn stays);
     - a further draft step, for all nodes worth going on from at once, is paid for while what their most probable
       children are expected to gain beyond their own verification exceeds `rho * gamma`.
 
-    With one child per node these are the rules of [`CostAwarePolicy`].
+    With one child per node and a convex `v` these are the rules of [`CostAwarePolicy`].
 
     Args:
         config ([`WindowConfig`]): With a `tree`.
@@ -147,16 +138,46 @@ class CostAwareTreePolicy(TreePolicy):
         self.cost_model = cost_model
         self._rate = _Rate(config, cost_model)
         self._gamma = cost_model.gamma
-        curve = [cost_model.verify(n) for n in range(self.tree.max_nodes + 2)]
-        self._step = [after - before for before, after in zip(curve, curve[1:], strict=False)]
+        self._verify = [cost_model.verify(n) for n in range(self.tree.max_nodes + 1)]
         self._typical = 0.6  # running mean of the estimates behind the first level
 
     @property
     def rate(self) -> float:
         return self._rate.value
 
-    def wants(self, count: int, gain: float) -> bool:
-        return gain > self.rate * self._step[count]
+    def worth(self, gains: Sequence[float], count: int, least: int, follow: float, levels: int) -> int:
+        rate, verify = self.rate, self._verify
+        gained, best, taken = 0.0, -math.inf, 0
+        for n in range(len(gains) + 1):
+            value = gained - rate * verify[count + n]
+            if n >= least and value > best:
+                best, taken = value, n
+            if n < len(gains):
+                gained += gains[n]
+        return max(taken, self._worth_ahead(gains, count, follow, levels)) if levels else taken
+
+    def _worth_ahead(self, gains: Sequence[float], count: int, follow: float, levels: int) -> int:
+        """How many are worth having as part of the best tree that one path of `levels` more nodes can make of them."""
+        rate, verify = self.rate, self._verify
+        gained, best, taken = 0.0, -rate * verify[count], 0
+        n, ahead = 0, follow * self._typical - rate * self._gamma
+        for total in range(count + 1, len(verify)):
+            if n < len(gains) and gains[n] >= ahead:
+                gained += gains[n]
+                n += 1
+            elif levels and ahead > 0.0:
+                gained += ahead
+                levels -= 1
+                follow *= self._typical
+                ahead = follow * self._typical - rate * self._gamma
+            elif n < len(gains):
+                gained += gains[n]
+                n += 1
+            else:
+                break
+            if gained - rate * verify[total] > best:
+                best, taken = gained - rate * verify[total], n
+        return taken
 
     def observe(self, estimate: float) -> None:
         self._typical += 0.02 * (estimate - self._typical)
@@ -165,7 +186,9 @@ class CostAwareTreePolicy(TreePolicy):
         if count >= self.tree.max_nodes:
             return 0
         rate = self.rate
-        verification = rate * self._step[count]
+        # Up to the most nodes of one path from here, over which a jump of the curve is shared.
+        reachable = self._verify[: count + 1 + max(self.tree.max_depth - level, 1)]
+        verification = rate * price_of_next(reachable, count, self._typical, self._gamma)
         best = total = 0.0
         rows = 0
         for taken, (gain, estimate) in enumerate(zip(gains[:MOST_ROWS], estimates, strict=False), start=1):
@@ -173,7 +196,7 @@ class CostAwareTreePolicy(TreePolicy):
             # that is a first choice itself, and the usual.
             expected = 0.5 * (self._typical if estimate is None else estimate) + 0.5 * self._typical
             total += max(gain * expected - verification, 0.0)
-            profit = total - rate * self._gamma * step_cost(taken)
+            profit = total - rate * self._gamma * self.cost_model.level_cost(taken)
             if profit > best:
                 best, rows = profit, taken
         if rows == 0 and level < self.min_size and gains:
@@ -181,7 +204,7 @@ class CostAwareTreePolicy(TreePolicy):
         return rows
 
     def update(self, nodes: int, committed: int, steps: Sequence[int]) -> None:
-        self._rate.add(sum(step_cost(fed) for fed in steps), nodes, committed)
+        self._rate.add(sum(self.cost_model.level_cost(fed) for fed in steps), nodes, committed)
 
 
 class _Rate:

@@ -85,7 +85,7 @@ class WindowConfig:
             Most looked-up tokens in a window.
         carry_over (`bool`, *optional*, defaults to `False`):
             Whether what a call learns of the text (acceptance, rates, divergence) is where the next call with this
-            window and drafter begins. `drafter.reset_adaptation()` forgets it.
+            window, drafter and target begins. `drafter.reset_adaptation()` forgets it.
     """
 
     policy: str = "cost_aware"

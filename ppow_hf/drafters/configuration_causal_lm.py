@@ -18,11 +18,15 @@ class CausalLMDrafterConfig(DrafterConfig):
     Args:
         causal_lm_config (`dict` or [`~transformers.PreTrainedConfig`], *optional*):
             Configuration of the model that drafts. Its vocabulary must be the target's.
+        target_hidden_size (`int`, *optional*):
+            Width of the target it was made of. Recorded for the check in `bind_target`; this family reads none of the
+            target's states.
     """
 
     model_type = "ppow_causal_lm"
 
     causal_lm_config: dict[str, Any] | PreTrainedConfig | None = None
+    target_hidden_size: int | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.causal_lm_config, dict):

@@ -130,6 +130,7 @@ class CausalLMDrafter(DrafterModel):
         drafter.config.target_name_or_path = target.config._name_or_path or None
         drafter.config.target_model_type = target.config.get_text_config().model_type
         drafter.config.target_num_hidden_layers = total
+        drafter.config.target_hidden_size = target.config.get_text_config().hidden_size
         return drafter
 
     # ---- decoding and rollouts -------------------------------------------------------------------------------------
@@ -169,14 +170,17 @@ class CausalLMDrafter(DrafterModel):
             state.drafted += length
         return output.logits[:, -1]
 
-    @torch.no_grad()
-    def step_tree(self, state: DrafterState, token_ids: torch.LongTensor, parents: Sequence[int]) -> torch.Tensor:
+    def check_tree(self) -> None:
         reason = cannot_pack(self.model)
         if reason is not None:
             raise ValueError(
-                f"`{type(self.model).__name__}` cannot draft a tree: {reason}. Load the drafter with "
-                '`attn_implementation="sdpa"` or `"eager"`, or decode without `tree`.'
+                f"This drafter, a `{type(self.model).__name__}`, cannot draft a tree: {reason}. Load it with "
+                '`attn_implementation="sdpa"` or `"eager"`, or leave `tree` out of the window to draft chains.'
             )
+
+    @torch.no_grad()
+    def step_tree(self, state: DrafterState, token_ids: torch.LongTensor, parents: Sequence[int]) -> torch.Tensor:
+        self.check_tree()
         rows, device = state.grow_level(parents), token_ids.device
         level = state.tree.levels[-1]
         config = self.model.config.get_text_config()

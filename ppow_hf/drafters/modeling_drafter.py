@@ -3,6 +3,7 @@
 """What all drafter families share: the window interface, the tie to a target, saving and loading."""
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class DrafterModel(PreTrainedModel):
 
         self.generation_config.window = WindowConfig()
         self.last_trace = None
-        self._adaptation = {}
+        self.reset_adaptation()
 
     # ---- what generation and training need to know -----------------------------------------------------------------
 
@@ -130,6 +131,14 @@ class DrafterModel(PreTrainedModel):
             `torch.Tensor` of shape `(nodes, draft_vocab_size)`: logits of the next draft token behind each node.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `step_tree`.")
+
+    def check_tree(self) -> None:
+        """
+        Refuses to draft trees where this drafter, as it has been loaded, cannot: generation asks before it begins.
+
+        Raises:
+            ValueError: Saying why, and what to do instead.
+        """
 
     def keep_path(self, state: DrafterState, columns: Sequence[int]) -> None:
         """
@@ -282,7 +291,16 @@ class DrafterModel(PreTrainedModel):
 
     def reset_adaptation(self) -> None:
         """Forgets what calls with `WindowConfig(carry_over=True)` have learnt of the texts they wrote."""
-        self._adaptation = {}
+        # By target. One that is gone takes along what was learnt of its texts.
+        self._adaptation = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict:
+        # Copies and pickles begin anew: what calls have learnt hangs on targets of this process.
+        return {name: value for name, value in self.__dict__.items() if name != "_adaptation"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.reset_adaptation()
 
     # ---- saving and loading ----------------------------------------------------------------------------------------
 

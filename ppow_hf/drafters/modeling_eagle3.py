@@ -94,7 +94,9 @@ class Eagle3Drafter(DrafterModel):
         if not hasattr(self, "d2t"):
             return None
         if self._draft_token_ids is None or self._draft_token_ids.device != self.d2t.device:
-            self._draft_token_ids = self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
+            # Kept for training, too, which cannot save tensors of inference mode for its backward pass.
+            with torch.inference_mode(False):
+                self._draft_token_ids = self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
         return self._draft_token_ids
 
     @classmethod
@@ -146,7 +148,7 @@ class Eagle3Drafter(DrafterModel):
 
     def __getstate__(self) -> dict:
         # Copies and pickles leave the target's table behind: they are bound anew.
-        return {**self.__dict__, "_shared_embedding": None}
+        return {**super().__getstate__(), "_shared_embedding": None}
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -294,6 +296,14 @@ class Eagle3Drafter(DrafterModel):
         hidden_states = self._decode(token_ids[None], hidden_states, position_ids, mask, state.cache)
         logits, state.hidden = self._head(hidden_states)
         return logits[0]
+
+    def check_tree(self) -> None:
+        implementation = self.config._attn_implementation
+        if implementation not in ("sdpa", "eager"):
+            raise ValueError(
+                f"This drafter cannot draft a tree: its attention {implementation!r} takes no mask of ours. Load it "
+                'with `attn_implementation="sdpa"` or `"eager"`, or leave `tree` out of the window to draft chains.'
+            )
 
     def _check_takes_masks(self, what: str) -> None:
         """Refuses attention that would silently drop the dense masks by which columns are kept from each other."""

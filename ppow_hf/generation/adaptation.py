@@ -17,6 +17,8 @@ from .proposals import ProposalSwitch
 from .window_config import WindowConfig
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..drafters import DrafterModel
 
 Kept = TypeVar("Kept")
@@ -42,19 +44,26 @@ class Adaptation:
 
 
 def adaptation_for(
-    drafter: DrafterModel, config: WindowConfig, cost_model: CostModel | None, sampling: bool
+    drafter: DrafterModel,
+    target: PreTrainedModel,
+    config: WindowConfig,
+    cost_model: CostModel | None,
+    sampling: bool,
 ) -> Adaptation:
     """
-    A fresh [`Adaptation`], or with `config.carry_over` the one that earlier calls with the same window left behind.
+    A fresh [`Adaptation`], or with `config.carry_over` the one that earlier calls with the same target and window left
+    behind.
 
     Args:
         drafter ([`DrafterModel`]): The drafter, which keeps it.
+        target ([`~transformers.PreTrainedModel`]): The target.
         config ([`WindowConfig`]): The window of the call.
         cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy and by mixed proposals.
         sampling (`bool`): Whether the target samples.
     """
     return kept_for(
         drafter,
+        target,
         config,
         cost_model,
         sampling,
@@ -69,13 +78,16 @@ def adaptation_for(
 
 def kept_for(
     drafter: DrafterModel,
+    target: PreTrainedModel,
     config: WindowConfig,
     cost_model: CostModel | None,
     sampling: bool,
     make: Callable[[], Kept],
 ) -> Kept:
-    """What `make` makes; with `config.carry_over`, what it made for an earlier call with the same window and costs."""
-    kept = drafter._adaptation if config.carry_over else {}
+    """
+    What `make` makes; with `config.carry_over`, what it made for an earlier call of the same target, window and costs.
+    """
+    kept = drafter._adaptation.setdefault(target, {}) if config.carry_over else {}
     costs = cost_model.to_dict() if cost_model is not None else None
     key = json.dumps([config.to_dict(), costs, sampling], sort_keys=True)
     if key not in kept:

@@ -84,7 +84,7 @@ class PPOWCandidateGenerator(CandidateGenerator):
         )
         needs_costs = config.policy == "cost_aware" or config.proposals == "mixed"
         cost_model = CostModel.for_models(target, drafter) if needs_costs else None
-        adaptation = adaptation_for(drafter, config, cost_model, self.do_sample)
+        adaptation = adaptation_for(drafter, target, config, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.divergence = adaptation.divergence
         self.lookup = LookupProposer(adaptation.switch, self.eos_token_ids) if adaptation.switch is not None else None

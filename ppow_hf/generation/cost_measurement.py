@@ -20,7 +20,10 @@ from transformers.utils import logging
 
 from ..drafters.target_features import gather_features
 from .cost_model import COST_MODEL_FILE, CostModel, isotonic
+from .drafter_window import stored_window
 from .key_sharing import shared_keys
+from .tree_checks import drafts_trees
+from .tree_policy import MOST_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +35,12 @@ logger = logging.get_logger(__name__)
 # Part of what names a stored cost model: raise it whenever drafting or the work around it becomes cheaper or dearer.
 _REVISION = 2
 # Verification is measured at these windows and interpolated between them.
-_WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+_WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+# Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass
+# costs little more than a small one, twice as many.
+_LARGEST, _LARGEST_ON_GPU = 32, 64
+# Numbers of nodes at which a draft step for a tree's level is measured.
+_LEVELS = (2, MOST_ROWS)
 
 
 @lru_cache
@@ -145,19 +153,21 @@ def measure_cost_model(
     target: PreTrainedModel,
     drafter: DrafterModel,
     *,
-    max_window: int = 16,
+    max_window: int | None = None,
     repetitions: int = 7,
     context_length: int = 128,
 ) -> CostModel:
     """
     Times the real models on their device and dtype: a plain target step, verification of several windows with a warm
-    cache and the drafter's features captured, a draft step, and the work around them in a short generation.
-    Repetitions are interleaved and medians taken, so that a passing load on the machine falls on all alike.
+    cache and the drafter's features captured, a draft step for one token, and for several if the drafter drafts trees,
+    and the work around them in a short generation. Repetitions are interleaved and medians taken, so that a passing
+    load on the machine falls on all alike.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.
         drafter ([`DrafterModel`]): The drafter.
-        max_window (`int`, *optional*, defaults to 16): Largest verified window.
+        max_window (`int`, *optional*): Largest verified window. By default 32, on a GPU 64, or as many nodes as the
+            drafter's own tree may have if that is more.
         repetitions (`int`, *optional*, defaults to 7): Timings of each kind.
         context_length (`int`, *optional*, defaults to 128): Tokens in the cache.
 
@@ -167,11 +177,16 @@ def measure_cost_model(
     Raises:
         ValueError: If an argument is out of range, or drafter and target do not fit.
     """
-    for name, value, low in (("max_window", max_window, 1), ("repetitions", repetitions, 1)):
-        if value < low:
-            raise ValueError(f"`{name}` must be at least {low}, got {value}.")
-    positions = getattr(target.config.get_text_config(), "max_position_embeddings", None) or context_length
-    context_length = min(context_length, positions - max_window - 2)
+    for name, value in (("max_window", max_window), ("repetitions", repetitions)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    positions = getattr(target.config.get_text_config(), "max_position_embeddings", None)
+    if max_window is None:
+        max_window = _largest_window(target, drafter)
+        if positions:
+            max_window = max(1, min(max_window, positions // 2))
+    if positions:
+        context_length = min(context_length, positions - max_window - 2)
     if context_length < 2:
         raise ValueError(
             f"`max_window` ({max_window}) leaves no room for a context of the target's {positions} tokens."
@@ -179,7 +194,7 @@ def measure_cost_model(
     drafter.bind_target(target)
     # The extra repetition warms up: kernels, caches, the frequency of the processor.
     with shared_keys(target.device):
-        verify, plain, draft = _time_forwards(target, drafter, max_window, repetitions, context_length)
+        verify, plain, draft, levels = _time_forwards(target, drafter, max_window, repetitions, context_length)
     windows = sorted(verify)
     smooth = isotonic([verify[n] for n in windows])
     unit = smooth[0]
@@ -191,13 +206,28 @@ def measure_cost_model(
         overhead=overhead / unit,
         target_step_seconds=plain,
         key=cost_model_key(target, drafter),
+        level_costs=_level_costs(draft, levels) if levels else None,
     )
+
+
+def _largest_window(target: PreTrainedModel, drafter: DrafterModel) -> int:
+    """Most tokens that decoding with this drafter verifies at once, unless a call asks for more."""
+    tree = stored_window(drafter).tree
+    usual = _LARGEST if target.device.type == "cpu" else _LARGEST_ON_GPU
+    return max(usual, tree.max_nodes if tree is not None else 0)
+
+
+def _level_costs(draft: float, levels: dict[int, float]) -> list[float]:
+    """`level_costs` of a [`CostModel`], of the seconds of a draft step for one node and for several."""
+    (few, for_few), (many, for_many) = sorted(levels.items())
+    each = max(for_many - for_few, 0.0) / (many - few) / draft
+    return [max(for_few / draft - 1.0 - each * (few - 1), 0.0), each]
 
 
 def _time_forwards(
     target: PreTrainedModel, drafter: DrafterModel, max_window: int, repetitions: int, context_length: int
-) -> tuple[dict[int, float], float, float]:
-    """Median seconds of verification per window, of a plain target step, and of a draft step."""
+) -> tuple[dict[int, float], float, float, dict[int, float]]:
+    """Median seconds of verification per window, of a plain target step, of a draft step, and of one per level."""
     device = target.device
     layer_ids = list(drafter.feature_layer_ids)
     generator = torch.Generator().manual_seed(0)
@@ -214,6 +244,7 @@ def _time_forwards(
     features = gather_features(output.hidden_states, layer_ids).to(drafter.device) if layer_ids else None
     draft_ids = ids.to(drafter.device)
     drafter.extend(state, draft_ids[:, : context_length + 1], features)
+    hidden = state.hidden
 
     def timed(work) -> float:
         _synchronise(device)
@@ -230,6 +261,7 @@ def _time_forwards(
     windows = sorted({n for n in _WINDOWS if n < max_window} | {max_window})
     verify: dict[int, list[float]] = {n: [] for n in windows}
     plain, draft = [], []
+    levels: dict[int, list[float]] = {n: [] for n in _LEVELS if drafts_trees(drafter)}
     for repetition in range(repetitions + 1):
         for n in windows:
             seconds = timed(lambda n=n: run_target(n + 1, **capture))
@@ -246,7 +278,17 @@ def _time_forwards(
             if repetition:
                 draft.append(seconds)
         state.drop_draft()
-    return {n: statistics.median(v) for n, v in verify.items()}, statistics.median(plain), statistics.median(draft)
+        for n, timings in levels.items():
+            # The state that the first level of a tree goes on from is that of the text alone, as `extend` leaves it.
+            state.hidden = hidden
+            tokens = draft_ids[0, :1].expand(n)
+            seconds = timed(lambda tokens=tokens: drafter.step_tree(state, tokens, [0] * len(tokens)))
+            state.drop_draft()
+            if repetition:
+                timings.append(seconds)
+        state.hidden = hidden
+    medians = [{n: statistics.median(v) for n, v in timings.items()} for timings in (verify, levels)]
+    return medians[0], statistics.median(plain), statistics.median(draft), medians[1]
 
 
 def _measure_overhead(target: PreTrainedModel, drafter: DrafterModel, context_length: int) -> float:

@@ -4,7 +4,8 @@
 `CostModel`: what a draft step and a verification cost on this machine, in units of one plain target step.
 
 Notation (ours): `gamma` one draft step, `v(n)` one target pass over `n` draft tokens and the token before them with a
-warm cache, `v(0) = 1`, `o` our own work per cycle. A cycle with a window of `K` costs `gamma * K + v(K) + o`.
+warm cache, `v(0) = 1`, `o` our own work per cycle. A cycle with a window of `K` costs `gamma * K + v(K) + o`. A draft
+step for the `m` nodes of a tree's level costs `gamma * (1 + s + p * (m - 1))` for `m > 1`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ logger = logging.get_logger(__name__)
 
 COST_MODEL_FILE = "cost_model.json"
 _FORMAT = 1
+# `s` and `p` where they have not been measured: those of a one-layer EAGLE-3 drafter on a CPU, in bfloat16.
+_LEVEL_COSTS = (0.15, 0.01)
 _REMEDY = "Measure it again with `ppow calibrate`, or delete the file."
 
 
@@ -53,11 +56,15 @@ class CostModel:
     Args:
         gamma (`float`): One draft step, in plain target steps. At least 0.
         verify_curve (`list[float]`, *optional*, defaults to `[1.0]`):
-            `v(0), v(1), ...`, non-decreasing, `v(0) = 1`. Beyond its end the last slope is continued; a single entry
-            means verification costs the same whatever the window.
+            `v(0), v(1), ...`, non-decreasing, `v(0) = 1`. Beyond its end the last slope is continued, or that of the
+            second half where it is steeper; a single entry means verification costs the same whatever the window.
         overhead (`float`, *optional*, defaults to 0.0): Our own work per cycle, in plain target steps.
         target_step_seconds (`float`, *optional*): Seconds of one plain target step.
         key (`str`, *optional*): The machine, dtype, versions and models it was measured with.
+        level_costs (`list[float]`, *optional*):
+            `[s, p]`: what a draft step for the nodes of a tree's level costs beyond one for a single node, in draft
+            steps, for their being several and for each beyond the first. Where it is unknown, that of a small drafter
+            on a CPU is taken, `[0.15, 0.01]`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -68,6 +75,7 @@ class CostModel:
     overhead: float = 0.0
     target_step_seconds: float | None = None
     key: str | None = None
+    level_costs: Sequence[float] | None = None
 
     def __post_init__(self):
         for name in ("gamma", "overhead"):
@@ -85,6 +93,12 @@ class CostModel:
         step = self.target_step_seconds
         if step is not None and (not _is_number(step) or step <= 0):
             raise ValueError(f"`target_step_seconds` must be a positive number of seconds, got {step!r}.")
+        costs = self.level_costs
+        if costs is not None:
+            pair = isinstance(costs, Sequence) and not isinstance(costs, str) and len(costs) == 2
+            if not pair or not all(_is_number(cost) and cost >= 0 for cost in costs):
+                raise ValueError(f"`level_costs` must be two numbers of at least 0, got {costs!r}.")
+            self.level_costs = [float(cost) for cost in costs]
 
     def verify(self, n: float) -> float:
         """
@@ -99,10 +113,29 @@ class CostModel:
         curve = self.verify_curve
         last = len(curve) - 1
         if n >= last:
-            slope = curve[last] - curve[last - 1] if last else 0.0
-            return curve[last] + slope * (n - last)
+            return curve[last] + self._slope_beyond() * (n - last)
         low = int(n)
         return curve[low] + (curve[low + 1] - curve[low]) * (n - low)
+
+    def _slope_beyond(self) -> float:
+        """Slope behind the curve's end, which smoothing can leave flat: what lies beyond is not free for that."""
+        curve = self.verify_curve
+        last = len(curve) - 1
+        if last == 0:
+            return 0.0
+        middle = last // 2
+        return max(curve[last] - curve[last - 1], (curve[last] - curve[middle]) / (last - middle))
+
+    def level_cost(self, nodes: int) -> float:
+        """
+        Args:
+            nodes (`int`): Nodes of a draft tree that the drafter goes on from at once; at least 1.
+
+        Returns:
+            `float`: Cost of a draft step for them all, in draft steps for one.
+        """
+        several, each = _LEVEL_COSTS if self.level_costs is None else self.level_costs
+        return 1.0 + several * (nodes > 1) + each * (nodes - 1)
 
     def cycle_cost(self, window: float) -> float:
         """
@@ -176,19 +209,20 @@ class CostModel:
     # ---- storing ---------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns a JSON-serialisable dict."""
-        return {
+        """Returns a JSON-serialisable dict; `level_costs` is in it where they were measured."""
+        values = {
             "gamma": self.gamma,
             "verify_curve": list(self.verify_curve),
             "overhead": self.overhead,
             "target_step_seconds": self.target_step_seconds,
             "key": self.key,
         }
+        return values if self.level_costs is None else {**values, "level_costs": list(self.level_costs)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CostModel:
         """Rebuilds a cost model from [`CostModel.to_dict`]. Raises `ValueError` on missing or unknown fields."""
-        known = {"gamma", "verify_curve", "overhead", "target_step_seconds", "key"}
+        known = {"gamma", "verify_curve", "overhead", "target_step_seconds", "key", "level_costs"}
         if not isinstance(values, dict) or "gamma" not in values or set(values) - known:
             raise ValueError(f"A stored cost model needs the fields {sorted(known)}, got {values!r}. {_REMEDY}")
         return cls(**values)

@@ -138,7 +138,7 @@ class LookupGraft:
 
     def add_rest(self, nodes: list[DraftNode], kept: list[int], policy: TreePolicy) -> list[int]:
         """
-        Lets the path go on where the drafter was asked no more.
+        Lets the path go on where the drafter was asked no more, and leaves out what pays only together with more.
 
         Args:
             nodes (`list[DraftNode]`): Of the tree; more are added to it.
@@ -150,19 +150,17 @@ class LookupGraft:
         """
         first = len(nodes)
         while self.token is not None:
-            node = self.node(nodes, self.estimate)
-            if self.sampling:
-                if not policy.take([node.gain], len(kept)):
-                    break
-                kept.append(len(nodes))
-            nodes.append(node)
+            nodes.append(self.node(nodes, self.estimate))
             self.advance(len(nodes) - 1)
-        if self.sampling:
-            return sorted(kept, key=lambda i: nodes[i].rank != LOOKED_UP)
-        return likeliest(nodes, policy) if len(nodes) > first else kept
+        if not self.sampling:
+            return likeliest(nodes, policy)
+        # What was drawn stays, and of the rest of the path as much as pays.
+        rest = policy.take([node.gain for node in nodes[first:]], len(kept))
+        del nodes[first + rest :]
+        return sorted([*kept, *range(first, first + rest)], key=lambda i: nodes[i].rank != LOOKED_UP)
 
 
-def likeliest(nodes: Sequence[DraftNode], policy: TreePolicy) -> list[int]:
-    """The nodes of highest gain, as many as the policy takes."""
+def likeliest(nodes: Sequence[DraftNode], policy: TreePolicy, follow: float = 0.0, levels: int = 0) -> list[int]:
+    """The nodes of highest gain, as many as the policy takes, see [`TreePolicy.take`]."""
     order = sorted(range(len(nodes)), key=lambda i: (-nodes[i].gain, i))
-    return order[: policy.take([nodes[i].gain for i in order])]
+    return order[: policy.take([nodes[i].gain for i in order], follow=follow, levels=levels)]

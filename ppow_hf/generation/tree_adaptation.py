@@ -17,6 +17,8 @@ from .tree_policy import TreePolicy, make_tree_policy
 from .window_config import WindowConfig
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..drafters import DrafterModel
 
 
@@ -42,19 +44,26 @@ class TreeAdaptation:
 
 
 def tree_adaptation_for(
-    drafter: DrafterModel, config: WindowConfig, cost_model: CostModel | None, sampling: bool
+    drafter: DrafterModel,
+    target: PreTrainedModel,
+    config: WindowConfig,
+    cost_model: CostModel | None,
+    sampling: bool,
 ) -> TreeAdaptation:
     """
-    A fresh [`TreeAdaptation`], or with `config.carry_over` what earlier calls with the same window left behind.
+    A fresh [`TreeAdaptation`], or with `config.carry_over` what earlier calls with the same target and window left
+    behind.
 
     Args:
         drafter ([`DrafterModel`]): The drafter, which keeps it.
+        target ([`~transformers.PreTrainedModel`]): The target.
         config ([`WindowConfig`]): The window of the call, with a `tree`.
         cost_model ([`CostModel`], *optional*): Needed by the `cost_aware` policy and by mixed proposals.
         sampling (`bool`): Whether the target samples.
     """
     return kept_for(
         drafter,
+        target,
         config,
         cost_model,
         sampling,

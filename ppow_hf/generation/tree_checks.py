@@ -36,6 +36,36 @@ def has_step_tree(drafter: Any) -> bool:
     return base is not None and type(drafter).step_tree is not base.step_tree
 
 
+def drafts_trees(drafter: Any) -> bool:
+    """Whether a drafter can draft trees, as it has been loaded."""
+    try:
+        check_tree_drafter(drafter)
+    except ValueError:
+        return False
+    return True
+
+
+def check_tree_drafter(drafter: Any) -> None:
+    """
+    Refuses a drafter that cannot draft trees: by its class, or by the attention it has been loaded with.
+
+    Args:
+        drafter ([`DrafterModel`]): The drafter.
+
+    Raises:
+        ValueError: Saying why, and what to do instead.
+    """
+    if not has_step_tree(drafter):
+        raise ValueError(
+            f"`{type(drafter).__name__}` drafts chains only. Leave `tree` out of the window, or use a drafter with "
+            "`step_tree`: an Eagle3Drafter or a CausalLMDrafter."
+        )
+    # Remote code may bring a drafter of an older version, which has no such method.
+    check = getattr(drafter, "check_tree", None)
+    if check is not None:
+        check()
+
+
 def trees_or_chains(
     target: PreTrainedModel,
     drafter: Any,
@@ -82,11 +112,7 @@ def check_tree_call(target: PreTrainedModel, drafter: DrafterModel, generation_c
     Raises:
         ValueError: Naming the argument and the remedy.
     """
-    if not has_step_tree(drafter):
-        raise ValueError(
-            f"`{type(drafter).__name__}` drafts chains only. Leave `tree` out of the window, or use a drafter with "
-            "`step_tree`: an Eagle3Drafter or a CausalLMDrafter."
-        )
+    check_tree_drafter(drafter)
     if generation_config.output_attentions:
         raise ValueError(
             "`output_attentions=True` cannot be combined with draft trees: the attention of a pass over a tree is not "

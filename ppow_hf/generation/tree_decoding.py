@@ -33,7 +33,6 @@ from .tree_adaptation import tree_adaptation_for
 from .tree_attention import tree_inputs
 from .tree_checks import check_inputs
 from .tree_nodes import LOOKED_UP, TEXT, DraftTree
-from .tree_policy import step_cost
 from .tree_record import record_tree
 from .tree_verification import Acceptance, TreeVerifier
 from .window_loop import DraftSampler
@@ -123,7 +122,7 @@ class TreeDecoding:
         self.verifier = TreeVerifier(self.sampler, logits_processor, self.eos_token_ids)
         needs_costs = window.policy == "cost_aware" or window.proposals == "mixed"
         cost_model = CostModel.for_models(target, drafter) if needs_costs else None
-        adaptation = tree_adaptation_for(drafter, window, cost_model, self.do_sample)
+        adaptation = tree_adaptation_for(drafter, target, window, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.siblings, self.divergence = adaptation.siblings, adaptation.divergence
         self.lookup = LookupProposer(adaptation.switch, self.eos_token_ids) if adaptation.switch is not None else None
@@ -357,7 +356,7 @@ class TreeDecoding:
                 self.input_ids[0, -committed:].tolist(),
                 accepted=len(path),
                 drafted=len(tree.nodes),
-                forwards=sum(step_cost(fed) for fed in tree.steps),
+                forwards=sum(self.lookup.switch.cost_model.level_cost(fed) for fed in tree.steps),
                 cut=cut or cycle.stop == "length",
                 scores=torch.cat(acceptance.scores) if self.do_sample else None,
             )

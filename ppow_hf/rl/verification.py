@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..drafters.packed_pass import PackedPass, cannot_pack
+from ..generation.tree_attention import evaluating
 from .target_prefix import ROWS_IN_CACHE, TargetPrefix, target_prefix
 
 logger = logging.get_logger(__name__)
@@ -270,9 +271,10 @@ def _trial(target: PreTrainedModel, device: torch.device) -> str | None:
     key = (target.config.get_text_config()._attn_implementation, target.dtype, str(device))
     if key not in trials:
         try:
-            trials[key] = _compare(target, device)
-        except Exception as error:
-            trials[key] = f"a trial of it failed with {type(error).__name__}: {error}"
+            with evaluating(target):  # dropout would make any two passes differ
+                trials[key] = _compare(target, device)
+        except Exception as error:  # not kept: memory may be free the next time
+            return f"a trial of it failed with {type(error).__name__}: {error}"
     return trials[key]
 
 

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0.
 """Targets that do not fit are refused by name, before anything is computed."""
 
+import json
 import logging
 
 import pytest
@@ -117,6 +118,18 @@ def test_a_refused_target_changes_nothing():
     assert torch.equal(drafter._embed(tokens), target.get_input_embeddings()(tokens))
 
 
+def test_causal_lm_drafters_saved_before_the_width_was_recorded(tmp_path):
+    drafter = tiny_causal_drafter(tiny_target("llama", vocab_size=VOCAB))
+    drafter.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("target_hidden_size") == 32
+    path.write_text(json.dumps(config))
+    drafter = AutoDrafter.from_pretrained(tmp_path)
+    assert drafter.config.target_hidden_size is None
+    drafter.bind_target(tiny_target("llama", vocab_size=VOCAB, hidden_size=48))
+
+
 def test_causal_lm_drafters_that_record_no_target_serve_any_with_their_vocabulary():
     drafter = CausalLMDrafter.from_causal_lm(tiny_target("llama", vocab_size=VOCAB))
     for family in ("llama", "qwen2"):
@@ -141,8 +154,6 @@ def test_causal_lm_drafters_made_of_a_target_are_for_that_target(other, message,
     target = tiny_target(vocab_size=VOCAB)
     target.config._name_or_path = "org/the-right-target"
     drafter = tiny_causal_drafter(target)
-    if "hidden_size" in other:
-        drafter.config.target_hidden_size = 32  # where it is recorded
     if saved:
         drafter.save_pretrained(tmp_path)
         drafter = AutoDrafter.from_pretrained(tmp_path)

@@ -244,6 +244,18 @@ def test_loading_a_state_dict_changes_the_draft_vocabulary():
     assert torch.equal(first.draft_token_ids, first.t2d.nonzero().squeeze(-1))
 
 
+def test_a_draft_vocabulary_first_used_in_inference_mode_serves_training():
+    drafter = tiny_eagle3(tiny_target(vocab_size=VOCAB), draft_vocab_size=48)
+    drafter._draft_token_ids = None
+    with torch.inference_mode():
+        wanted = drafter.draft_token_ids
+        assert torch.equal(drafter.d2t + torch.arange(48), wanted)
+    assert drafter.draft_token_ids is wanted and not wanted.is_inference()
+    logits = torch.randn(2, VOCAB, requires_grad=True)
+    logits[:, drafter.draft_token_ids].sum().backward()
+    assert logits.grad.sum() == 2 * 48
+
+
 def test_untrained_weights_are_initialised():
     torch.manual_seed(0)
     drafter = Eagle3Drafter(

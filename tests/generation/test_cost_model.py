@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from ppow_hf import AutoDrafter, CostModel
-from ppow_hf.generation.cost_measurement import cost_model_key, find_cost_model
+from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig
+from ppow_hf.generation.cost_measurement import _level_costs, cost_model_key, find_cost_model
 from ppow_hf.generation.cost_model import isotonic
+from ppow_hf.generation.tree_config import TreeConfig
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
@@ -34,6 +35,21 @@ def test_verify_interpolates_and_continues_the_last_slope():
     assert CostModel(gamma=0.0).verify(7) == 1.0
 
 
+def test_a_flat_end_is_not_continued_as_if_it_were_free():
+    """Entries stored with windows up to 16, whose end smoothing has made flat."""
+    curve = [1.0, 1.07, 1.13, 1.49, 1.56, 1.66, 1.76, 1.82, 1.88, 1.95, 2.03, 2.11, 2.18, 2.18, 2.18, 2.18, 2.18]
+    stored = {"gamma": 0.05, "verify_curve": curve, "overhead": 0.06, "target_step_seconds": 0.03, "key": "a machine"}
+    cost_model = CostModel.from_dict(stored)
+    assert cost_model.to_dict() == stored
+    assert cost_model.verify(24) == pytest.approx(2.18 + 8 * (2.18 - 1.88) / 8)
+    assert cost_model.verify(16.5) == pytest.approx(2.18 + 0.5 * (2.18 - 1.88) / 8)
+    values = [cost_model.verify(n / 2) for n in range(200)]
+    assert values == sorted(values) and len({cost_model.verify(n) for n in range(16, 64)}) == 48
+    # A steep end goes on as it is, and what is flat throughout stays flat.
+    assert CostModel(0.0, [1.0, 1.0, 1.0, 1.5]).verify(5) == pytest.approx(2.5)
+    assert CostModel(0.0, [1.0] * 17).verify(40) == 1.0
+
+
 def test_isotonic():
     assert isotonic([1.0, 3.0, 2.0, 4.0]) == [1.0, 2.5, 2.5, 4.0]
     assert isotonic([3.0, 2.0, 1.0]) == [2.0, 2.0, 2.0]
@@ -51,6 +67,9 @@ def test_isotonic():
         ({"gamma": 0.1, "verify_curve": [1.0, 0.9]}, "must not decrease"),
         ({"gamma": 0.1, "verify_curve": "flat"}, "list of finite numbers"),
         ({"gamma": 0.1, "target_step_seconds": 0.0}, "`target_step_seconds`"),
+        ({"gamma": 0.1, "level_costs": [0.1]}, r"`level_costs` must be two numbers of at least 0, got \[0.1\]"),
+        ({"gamma": 0.1, "level_costs": [0.1, -1]}, "`level_costs`"),
+        ({"gamma": 0.1, "level_costs": 0.1}, "`level_costs`"),
     ],
 )
 def test_bad_values(arguments, match):
@@ -70,7 +89,7 @@ def test_bad_arguments():
 
 def test_several_machines_share_a_file(tmp_path):
     one = CostModel(0.1, [1.0, 1.1], 0.02, 0.03, key="machine one")
-    two = CostModel(0.2, [1.0, 1.4], 0.01, 0.02, key="machine two")
+    two = CostModel(0.2, [1.0, 1.4], 0.01, 0.02, key="machine two", level_costs=(0.3, 0.02))
     path = one.save(tmp_path)
     two.save(tmp_path)
     assert path == tmp_path / "cost_model.json"
@@ -135,6 +154,38 @@ def test_measure(kind, prompt):
     assert [row["window"] for row in table] == list(range(9))
     assert table[3]["cycle"] == pytest.approx(cost_model.cycle_cost(3))
     assert drafter.last_trace is trace and not target._forward_hooks
+
+
+@pytest.mark.parametrize("nodes", [4, 32, 40])
+def test_trees_are_measured_up_to_their_size(nodes):
+    target = tiny_target("llama")
+    drafter = tiny_eagle3(target)
+    drafter.generation_config.window = WindowConfig(tree=TreeConfig(max_nodes=nodes))
+    cost_model = CostModel.measure(target, drafter, repetitions=2)
+    assert len(cost_model.verify_curve) == max(nodes, 32) + 1
+    assert cost_model.verify_curve == sorted(cost_model.verify_curve)
+    assert [cost >= 0 for cost in cost_model.level_costs] == [True, True]
+    assert CostModel.from_dict(json.loads(json.dumps(cost_model.to_dict()))) == cost_model
+
+
+def test_measuring_fits_into_short_contexts():
+    target = tiny_target("llama", max_position_embeddings=24)
+    assert len(CostModel.measure(target, tiny_causal_drafter(target), repetitions=1).verify_curve) == 13
+
+
+def test_level_costs_of_drafters_without_trees_are_not_measured():
+    target = tiny_target("llama")
+    drafter = LookupDrafter.from_target(target)
+    cost_model = CostModel.measure(target, drafter, repetitions=1)
+    assert cost_model.level_costs is None and "level_costs" not in cost_model.to_dict()
+
+
+def test_level_costs_are_those_of_the_timings():
+    assert _level_costs(2.0, {2: 2.4, 10: 4.0}) == pytest.approx([0.1, 0.1])
+    assert _level_costs(2.0, {2: 1.9, 10: 1.8}) == [0.0, 0.0]
+    several, each = _level_costs(2.0, {2: 2.4, 10: 4.0})
+    cost_model = CostModel(0.1, level_costs=[several, each])
+    assert [2.0 * cost_model.level_cost(n) for n in (1, 2, 10)] == pytest.approx([2.0, 2.4, 4.0])
 
 
 def test_measure_refuses_bad_arguments():

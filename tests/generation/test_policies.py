@@ -4,6 +4,7 @@
 
 import inspect
 import math
+import random
 
 import pytest
 
@@ -165,6 +166,46 @@ def test_cost_aware_never_does_worse_than_its_worst_fixed_window():
         assert abs(length - best) <= 1
         achieved = costs.speedup(sum(a**i for i in range(length + 1)), length)
         assert achieved > 0.99 * costs.speedup(sum(a**i for i in range(best + 1)), best)
+
+
+@pytest.mark.parametrize("spent", [True, False])
+def test_cost_aware_finds_the_best_window_whatever_the_curve(spent):
+    """Steady acceptance, curves with jumps, a given rate: against the worth of every window, by brute force."""
+    generator = random.Random(0)
+    behind_a_loss = 0
+    for _ in range(200):
+        steps = [generator.choice([0.0, 0.02, 0.05, 0.4]) for _ in range(12)]
+        costs = CostModel(generator.choice([0.0, 0.05]), [1.0 + sum(steps[:n]) for n in range(13)])
+        a, rate = generator.uniform(0.3, 0.95), generator.uniform(1.0, 2.5)
+        policy = CostAwarePolicy(WindowConfig("cost_aware", min_size=0, max_size=12, initial_rate=rate), costs)
+        policy._typical = a
+        # The first token's draft step is spent before it is asked about.
+        worth = [sum(a**i for i in range(1, n + 1)) - rate * costs.cycle_cost(n) for n in range(13)]
+        worth[0] -= rate * costs.gamma
+        if spent:
+            length = run(policy, [a] * 12)
+        else:  # asked only before draft steps, of which the first is none
+            policy.target_size()
+            length = 1
+            while length < 12 and policy.continues(length - 1, a, STATS, 0.9):
+                length += 1
+            worth[0] = -math.inf
+        assert worth[length] == pytest.approx(max(worth), abs=1e-9)
+        pays = [worth[n + 1] > worth[n] for n in range(12)]
+        behind_a_loss += not all(pays[:length])
+    assert behind_a_loss > 20
+
+
+def test_cost_aware_does_not_walk_into_a_jump_and_turn_back():
+    """The curve measured in float32: the third token costs 0.36. Worth it for long windows, not for one token more."""
+    curve = [1.0, 1.075, 1.134, 1.494, 1.556, 1.656, 1.756, 1.816, 1.875, 1.952, 2.03, 2.107, 2.184]
+    costs = CostModel(gamma=0.048, verify_curve=curve, overhead=0.063)
+    for a in (0.5, 0.7, 0.8, 0.9, 0.95):
+        speed = [costs.speedup(sum(a**i for i in range(n + 1)), n) for n in range(13)]
+        config = WindowConfig("cost_aware", min_size=0, max_size=12, initial_rate=max(speed))
+        policy = CostAwarePolicy(config, costs)
+        policy._typical = a
+        assert run(policy, [a] * 12) == speed.index(max(speed))
 
 
 def test_cost_aware_needs_costs():

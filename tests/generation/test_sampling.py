@@ -30,14 +30,25 @@ def tiny(seed, **overrides):
 
 
 @torch.no_grad()
-def exact_distribution(target, temperature=1.0, top_k=None):
+def exact_distribution(target, temperature=1.0, top_k=None, repetition_penalty=1.0, top_p=1.0):
     """Probability of every text of `LENGTH` tokens, by running the target over all of them."""
     texts = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
     logits = target(torch.cat([PROMPT.expand(len(texts), -1), texts], dim=1)).logits[:, PROMPT.shape[1] - 1 : -1]
-    logits = logits.double() / temperature
+    logits = logits.double()
+    for place in range(LENGTH):
+        before = torch.cat([PROMPT.expand(len(texts), -1), texts[:, :place]], dim=1)
+        for row, tokens in zip(logits[:, place], before.tolist(), strict=True):
+            for token in set(tokens):
+                row[token] *= repetition_penalty if row[token] < 0 else 1 / repetition_penalty
+    logits = logits / temperature
     if top_k is not None:
         lowest = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < lowest, -torch.inf)
+    if top_p < 1.0:
+        probs, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        # The likeliest tokens whose sum reaches `top_p`: those before which it had not been reached.
+        left_out = (probs.cumsum(dim=-1) - probs >= top_p).gather(-1, order.argsort(dim=-1))
+        logits = logits.masked_fill(left_out, -torch.inf)
     steps = logits.softmax(dim=-1).gather(-1, texts[..., None])[..., 0]
     return steps.prod(dim=-1).numpy()
 

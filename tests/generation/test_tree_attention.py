@@ -221,6 +221,35 @@ def test_a_trial_is_done_once_and_moves_no_generator():
     assert len(calls) == count
 
 
+def test_a_target_in_training_mode_is_tried_without_dropout():
+    """Two passes with dropout differ whatever the mask. Decoding may have it all the same, as plain `generate` may."""
+    target = tiny_target("llama", attention_dropout=0.5)
+    target.train()
+    target.model.layers[1].eval()
+    modes = [module.training for module in target.modules()]
+    check_tree_target(target)
+    assert [module.training for module in target.modules()] == modes
+    target.eval()
+    check_tree_target(target)
+
+
+def test_a_trial_that_broke_off_is_tried_again():
+    target = tiny_target("llama")
+    target.train()
+
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = target.model.layers[2].register_forward_pre_hook(out_of_memory)
+    for _ in range(2):
+        match = "broke off with OutOfMemoryError: CUDA out of memory.*Leave `tree` out.*the next call tries again"
+        with pytest.raises(ValueError, match=match):
+            check_tree_target(target)
+    assert all(module.training for module in target.modules())
+    handle.remove()
+    check_tree_target(target)
+
+
 def test_other_caches_are_refused(prompt):
     target = tiny_target("gemma3_text")
     cache = DynamicCache(config=target.config)

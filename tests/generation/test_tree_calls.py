@@ -2,6 +2,12 @@
 # Licensed under the Apache License, Version 2.0.
 """How trees are asked for, and every wrong call's error, which names the argument and the remedy."""
 
+import copy
+import gc
+import pickle
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin
@@ -9,8 +15,10 @@ from transformers import DynamicCache, GenerationMixin
 from ppow_hf import AutoDrafter, WindowConfig, speculative_generate
 from ppow_hf.generation import attach, install_hook, tree_checks, uninstall_hook
 from ppow_hf.generation.hook import _MARKER, check_upstream
+from ppow_hf.generation.tree_checks import drafts_trees
+from ppow_hf.generation.tree_config import TreeConfig
 from tests.generation.test_tree_decoding import FIXED
-from tests.testing_utils import tiny_causal_drafter, tiny_target
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
 def test_stored_with_the_drafter(tmp_path, prompt):
@@ -88,6 +96,119 @@ def test_a_drafter_without_trees_is_refused(prompt):
 
     drafter.__class__ = ChainsOnly
     refuse(target, drafter, prompt, "`ChainsOnly` drafts chains only")
+
+
+def with_attention(name):
+    """A target, and a drafter for it whose own attention takes no mask of ours."""
+    target = tiny_target("llama")
+    if name == "causal":
+        drafter = tiny_causal_drafter(target)
+        drafter.model.set_attn_implementation("flex_attention")
+    else:
+        drafter = tiny_eagle3(target)
+        # Past transformers' check: flash attention is not installed here, and is not called before it is refused.
+        drafter.config._attn_implementation = name.removeprefix("eagle3_")
+    return target, drafter
+
+
+class Streamed:
+    """A streamer that counts what it is given."""
+
+    def __init__(self):
+        self.count = 0
+
+    def put(self, value):
+        self.count += 1
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("name", ["causal", "eagle3_flash_attention_2", "eagle3_flex_attention"])
+def test_the_attention_of_the_drafter_is_checked_before_any_token(name, prompt):
+    target, drafter = with_attention(name)
+    streamer = Streamed()
+    match = 'This drafter.* cannot draft a tree: .*takes no mask of ours.*Load it with `attn_implementation="sdpa"`'
+    refuse(target, drafter, prompt, match, streamer=streamer)
+    assert streamer.count == 0 and not drafts_trees(drafter)
+    with pytest.raises(ValueError, match=match):
+        drafter.check_tree()
+
+
+@pytest.mark.parametrize("name", ["causal", "eagle3_flex_attention"])
+def test_own_trees_that_the_attention_of_the_drafter_cannot_draft_are_chains(name, prompt, monkeypatch):
+    target, drafter = with_attention(name)
+    drafter.generation_config.window = FIXED
+    warnings = []
+    monkeypatch.setattr(tree_checks.logger, "warning_once", warnings.append)
+    plain = target.generate(prompt, max_new_tokens=12, do_sample=False)
+    output = target.generate(prompt, assistant_model=drafter, max_new_tokens=12, do_sample=False)
+    assert torch.equal(output, plain)
+    assert drafter.last_trace.window["tree"] is None and drafter.last_trace.drafted > 0
+    assert set(warnings) == {warnings[0]} and "Chains are drafted" in warnings[0] and "This drafter" in warnings[0]
+    assert drafter.generation_config.window == FIXED
+
+
+def test_what_is_carried_over_belongs_to_its_target(prompt):
+    """Two targets of one shape, without a cost model that could tell them apart."""
+    target, other = tiny_target("llama"), tiny_target("llama", seed=9)
+    for tree in (None, TreeConfig(max_nodes=6, branching=2)):
+        drafter = tiny_causal_drafter(target, num_layers=3)
+        window = WindowConfig(policy="fixed", tree=tree, carry_over=True)
+        options = {"assistant_model": drafter, "max_new_tokens": 30, "do_sample": False, "window": window}
+        target.generate(prompt, **options)
+        first = [cycle.divergence for cycle in drafter.last_trace.cycles]
+        other.generate(prompt, **options)
+        assert drafter.last_trace.cycles[0].divergence == first[0]
+        target.generate(prompt, **options)
+        assert drafter.last_trace.cycles[0].divergence != first[0]
+        fresh = copy.deepcopy(drafter)
+        target.generate(prompt, **options | {"assistant_model": fresh})
+        assert [cycle.divergence for cycle in fresh.last_trace.cycles] == first
+        pickle.loads(pickle.dumps(drafter))
+
+
+def test_what_is_carried_over_does_not_keep_its_target(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    window = WindowConfig(policy="fixed", carry_over=True)
+    target.generate(prompt, assistant_model=drafter, window=window, max_new_tokens=6, do_sample=False)
+    reference = weakref.ref(target)
+    del target
+    gc.collect()
+    assert reference() is None and not drafter._adaptation
+
+
+class Nested(Streamed):
+    """A streamer that calls a function in the middle of the text."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def put(self, value):
+        super().put(value)
+        if self.count == 3:
+            self.call()
+
+
+@pytest.mark.parametrize("window", ["fixed:3", "cost_aware", "mixed", "tree:8", "mixed_tree"])
+@pytest.mark.parametrize("kind", ["causal", "eagle3"])
+def test_one_drafter_in_two_nested_generations(kind, window, prompt, store_costs):
+    """With two targets, in the middle of each other's text, and what is carried over in place."""
+    target, other = tiny_target("llama"), tiny_target("llama", seed=3)
+    drafter = tiny_causal_drafter(target) if kind == "causal" else tiny_eagle3(target, draft_vocab_size=48)
+    for each in (target, other):
+        store_costs(each, drafter)
+    window = replace(WindowConfig.coerce(window), carry_over=True)
+    options = {"max_new_tokens": 24, "do_sample": False}
+    plain, plain_other = target.generate(prompt, **options), other.generate(prompt[:, :6], **options)
+    options |= {"assistant_model": drafter, "window": window}
+    inner = []
+    for _ in range(2):
+        streamer = Nested(lambda: inner.append(other.generate(prompt[:, :6], **options)))
+        assert torch.equal(target.generate(prompt, streamer=streamer, **options), plain)
+    assert len(inner) == 2 and all(torch.equal(output, plain_other) for output in inner)
 
 
 def test_the_hook_needs_the_assisted_loop(monkeypatch):

@@ -3,6 +3,7 @@
 """Which trees are grown: the rules against sums done by hand and against an exhaustive search."""
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def test_nodes_are_added_while_they_pay():
     policy = cost_aware(curve, rate=2.0)
     # At 2 tokens per unit cost, the first three nodes must gain more than 0.2 each, the next more than 0.6.
     assert policy.take([0.9, 0.7, 0.3, 0.5]) == 3
-    assert policy.take([0.9, 0.19, 0.9]) == 1
+    assert policy.take([0.9, 0.19, 0.19]) == 1
     assert policy.take([0.9, 0.8, 0.7, 0.61]) == 4
     assert policy.take([0.61], count=3) == 1 and policy.take([0.59], count=3) == 0
     assert policy.take([0.9] * 9, room=2) == 2
@@ -44,6 +45,83 @@ def test_adding_while_it_pays_is_the_best_there_is():
     policy = cost_aware(curve, rate=best)
     count = policy.take(gains)
     assert (1 + sum(gains[:count])) / (model.verify(count) + 0.1) == pytest.approx(best)
+
+
+def test_as_many_nodes_as_are_worth_most_whatever_the_curve():
+    """Against every number there is, on curves with jumps as machines have them."""
+    generator = random.Random(0)
+    behind_a_loss = 0
+    for _ in range(300):
+        steps = [generator.choice([0.0, 0.02, 0.05, 0.3, 0.6]) for _ in range(12)]
+        curve = [1.0 + sum(steps[:n]) for n in range(13)]
+        gains = sorted((generator.random() for _ in range(generator.randint(0, 14))), reverse=True)
+        rate, count = generator.uniform(0.5, 3.0), generator.randint(0, 6)
+        policy = cost_aware(curve, rate=rate, max_nodes=12)
+        policy.min_size = generator.randint(0, 3)
+        most = min(len(gains), 12 - count)
+        least = min(max(policy.min_size - count, 0), most)
+        worth = {n: sum(gains[:n]) - rate * curve[count + n] for n in range(least, most + 1)}
+        taken = policy.take(gains, count)
+        assert worth[taken] == pytest.approx(max(worth.values()), abs=1e-9)
+        alone = (n for n in range(least, most) if gains[n] <= rate * (curve[count + n + 1] - curve[count + n]))
+        behind_a_loss += taken > next(alone, most)
+    assert behind_a_loss > 20  # where the first node that does not pay for itself would have ended the tree
+
+
+def test_a_node_pays_together_with_those_expected_behind_it():
+    """Against every choice of nodes at hand and of nodes on one path behind the likeliest of them."""
+    generator = random.Random(1)
+    for _ in range(200):
+        steps = [generator.choice([0.0, 0.05, 0.4]) for _ in range(10)]
+        curve = [1.0 + sum(steps[:n]) for n in range(11)]
+        gains = sorted((generator.random() for _ in range(generator.randint(1, 6))), reverse=True)
+        rate, levels, typical = generator.uniform(0.5, 3.0), generator.randint(1, 5), generator.uniform(0.3, 0.95)
+        policy = cost_aware(curve, gamma=0.05, rate=rate, max_nodes=10)
+        policy._typical = typical
+        worth = {}
+        for n in range(len(gains) + 1):
+            for more in range(min(levels, 10 - n) + 1 if n else 1):
+                path = [gains[0] * typical**k for k in range(1, more + 1)]
+                total = sum(gains[:n]) + sum(path) - rate * (0.05 * more + curve[n + more])
+                worth[n] = max(worth.get(n, total), total)
+        alone = policy.take(gains)
+        taken = policy.take(gains, follow=gains[0], levels=levels)
+        assert taken >= alone
+        assert worth[taken] == pytest.approx(max(worth.values()), abs=1e-9) or taken == alone
+
+
+def test_a_level_behind_a_jump_is_paid_for_by_what_is_expected_behind_it():
+    curve = [1.0, 1.05, 1.6, 1.62, 1.64, 1.66, 1.68, 1.7]
+    policy = cost_aware(curve, gamma=0.02, rate=2.0, max_nodes=7)
+    policy._typical = 0.9
+    # Alone the next node costs 2 * 0.55 and gains 0.81 at most.
+    assert policy.go_on_from([0.9], [0.9], 1, 1) == 1
+    assert policy.go_on_from([0.3], [0.9], 1, 1) == 0
+    policy.tree.max_depth = 2
+    assert policy.go_on_from([0.9], [0.9], 1, 1) == 0  # there is no room for more levels
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_hopeless_nodes_behind_a_flat_end_of_the_curve_are_left_out(do_sample):
+    """Smoothing left the measured curve flat at its end, which is not to say that what lies beyond is free."""
+    model = CostModel(0.05, [1.0 + 0.1 * min(n, 12) for n in range(17)])
+    policy = make_tree_policy(WindowConfig(tree=TreeConfig(max_nodes=64), min_size=0, initial_rate=2.0), model)
+    assert policy.take([0.9] * 16 + [0.001] * 48) == 16
+    tree = grow(policy, Drafter(), do_sample, depth=6)
+    assert len(tree.nodes) <= 16
+
+
+def test_greedy_trees_are_cut_to_what_is_worth_most():
+    """Whatever they were grown for: no fewer of their nodes are worth more."""
+    generator = random.Random(2)
+    for seed in range(20):
+        steps = [generator.choice([0.0, 0.02, 0.3]) for _ in range(16)]
+        curve = [1.0 + sum(steps[:n]) for n in range(17)]
+        policy = cost_aware(curve, gamma=0.02, rate=2.0, max_nodes=16, branching=3)
+        tree = grow(policy, Drafter(seed=seed), depth=5)
+        gains = sorted((node.gain for node in tree.nodes), reverse=True)
+        worth = [sum(gains[:n]) - 2.0 * curve[n] for n in range(len(gains) + 1)]
+        assert worth[-1] == pytest.approx(max(worth), abs=1e-9)
 
 
 def test_a_level_is_paid_for_by_all_its_nodes():
@@ -70,6 +148,9 @@ def test_the_rate_is_that_of_chains():
         chain.update(Outcome(nodes, committed - 1, committed, nodes))
         assert tree.rate == pytest.approx(chain.rate, abs=1e-12)
     # A step for five nodes costs more than one for a single node, and less than two.
+    assert model.level_cost(1) == 1.0 and model.level_cost(5) == pytest.approx(1.19)
+    model.level_costs = [0.5, 0.02]
+    assert model.level_cost(1) == 1.0 and model.level_cost(5) == pytest.approx(1.58)
     rates = []
     for steps in ([1, 1], [1, 5], [1, 1, 1]):
         tree = CostAwareTreePolicy(config, model)

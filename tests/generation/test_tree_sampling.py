@@ -8,6 +8,7 @@ exact probabilities, and the same tests do detect known ways of getting it wrong
 import inspect
 import itertools
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ppow_hf.generation.tree_config import TreeConfig
 from ppow_hf.generation.tree_verification import TreeVerifier
 from ppow_hf.generation.window_loop import DraftSampler
 from tests.generation.test_sampling import VOCABULARY, other_drafter, reduced_drafter, sampled_deviation, tiny
-from tests.testing_utils import tiny_causal_drafter, tiny_target
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 BROAD = WindowConfig(policy="fixed", tree=TreeConfig(max_nodes=8, max_depth=3, branching=3))
 NARROW = WindowConfig(policy="fixed", tree=TreeConfig(max_nodes=3, max_depth=3, branching=1))
@@ -39,6 +40,25 @@ def test_sampling_is_exact(window, store_costs):
 def test_sampling_with_processors_and_a_reduced_vocabulary_is_exact():
     target = tiny(0)
     assert sampled_deviation(target, reduced_drafter(target), BROAD, temperature=0.7, top_k=3) < 4
+
+
+def sharper():
+    """A target whose texts a penalty changes a good deal."""
+    target = tiny(2)
+    target.lm_head.weight.data.mul_(4.0)
+    return target
+
+
+@pytest.mark.parametrize(
+    "options", [{"repetition_penalty": 4.0}, {"top_p": 0.8, "repetition_penalty": 4.0}], ids=["penalty", "top_p"]
+)
+@pytest.mark.parametrize("proposals", ["drafter", "mixed"])
+def test_sampling_behind_the_paths_own_penalties_is_exact(proposals, options, store_costs):
+    """What is penalised, and what of it is left, differs from path to path of one tree."""
+    target, drafter = sharper(), other_drafter()
+    store_costs(target, drafter, gamma=0.1, slope=0.06)
+    window = replace(BROAD, proposals=proposals)
+    assert sampled_deviation(target, drafter, window, samples=600, **options) < 4
 
 
 def test_sampling_behind_processors_that_read_the_text_is_exact():
@@ -159,13 +179,13 @@ def test_one_verification_is_exact(count):
     assert one_level_error(count) < 0.02
 
 
-def with_source(monkeypatch, old, new):
-    """`TreeVerifier._sample` with one statement replaced."""
-    source = textwrap.dedent(inspect.getsource(TreeVerifier._sample))
+def with_source(monkeypatch, old, new, method="_sample"):
+    """A method of `TreeVerifier` with one statement replaced."""
+    source = textwrap.dedent(inspect.getsource(getattr(TreeVerifier, method)))
     assert source.count(old) == 1
     names = dict(vars(tree_verification))
     exec(source.replace(old, new), names)
-    monkeypatch.setattr(TreeVerifier, "_sample", names["_sample"])
+    monkeypatch.setattr(TreeVerifier, method, names[method])
 
 
 @pytest.mark.parametrize(
@@ -179,6 +199,12 @@ def with_source(monkeypatch, old, new):
 def test_one_verification_detects_wrong_schemes(old, new, monkeypatch):
     with_source(monkeypatch, old, new)
     assert one_level_error(2) > 0.03
+
+
+def test_the_test_detects_processors_that_do_not_see_the_path(monkeypatch):
+    """Every place of the tree judged by the target as if it stood behind the text itself."""
+    with_source(monkeypatch, "[[tree.nodes[i].token for i in result.path]]", "[[]]", "accept")
+    assert sampled_deviation(sharper(), other_drafter(), BROAD, samples=300, repetition_penalty=4.0) > 5
 
 
 def test_children_are_drawn_without_replacement_in_order():
@@ -225,6 +251,26 @@ def test_same_seed_same_text(store_costs):
         )
         texts.append((output.tolist(), [cycle.tokens for cycle in drafter.last_trace.cycles]))
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("reduced", [False, True], ids=["whole", "reduced"])
+def test_half_precision_stays_inside_the_vocabulary(dtype, reduced, store_costs):
+    """Texts that repeat themselves, so that looked-up tokens stand in the trees."""
+    target = tiny_target("llama").to(dtype)
+    drafter = tiny_eagle3(target, draft_vocab_size=48 if reduced else None).to(dtype)
+    store_costs(target, drafter, gamma=0.01, slope=0.01)
+    text, looked_up = torch.tensor([[5, 17, 3, 60, 9, 44, 21, 8] * 3]), 0
+    for seed, window in enumerate((replace(BROAD, proposals="mixed"), replace(COST_AWARE, proposals="mixed"))):
+        torch.manual_seed(seed)
+        output = target.generate(
+            text, assistant_model=drafter, window=window, do_sample=True, temperature=0.8, top_p=0.9, max_new_tokens=40
+        )
+        assert text.shape[1] < output.shape[1] <= text.shape[1] + 40
+        assert 0 <= output.min() and output.max() < 96
+        assert drafter.last_trace.drafted > 0
+        looked_up += sum(cycle.looked_up for cycle in drafter.last_trace.cycles)
+    assert looked_up > 0
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,31 @@ def test_the_trial_runs_once_per_target_leaves_the_generator_and_keeps_no_target
     assert reference() is None
 
 
+def test_a_target_in_training_mode_is_tried_without_dropout():
+    target = tiny_target("llama", attention_dropout=0.5).train()
+    prefix = target_prefix(target.eval(), *texts())
+    target.train()
+    starts, windows = some_windows()
+    assert verification.use_packing(target, prefix, True)  # raises where the trial fails
+    assert all(module.training for module in target.modules())
+    target.eval()
+    verify_windows(target, prefix, starts, windows, packed=True)
+
+
+def test_a_trial_that_broke_off_is_tried_again(monkeypatch):
+    target = tiny_target("llama")
+    prefix = target_prefix(target, *texts())
+
+    def out_of_memory(*args):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(verification, "_compare", out_of_memory)
+        with pytest.raises(ValueError, match="out of memory"):
+            verification.use_packing(target, prefix, True)
+    assert verification.use_packing(target, prefix, True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The target's own windows
 # ---------------------------------------------------------------------------------------------------------------------
