@@ -7,7 +7,6 @@ Times play no part here. So the work can be shared among processes, stopped, and
 may run beside anything else; `ppow bench` is for speed.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,8 +212,3 @@ def differing(results: dict[str, Any]) -> list[str]:
     windows = {method.name for method in parse_methods(results["arguments"]["methods"]) if method.kind == "window"}
     found = {row["method"] for row in results["results"] if row["different"]}
     return [name for name in results["arguments"]["methods"] if name in windows & found]
-
-
-def read_lossless(path: str | os.PathLike) -> dict[str, Any]:
-    """The content of a `lossless.json`."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
