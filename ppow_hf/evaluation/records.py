@@ -12,6 +12,11 @@ class ResumeError(ValueError):
     """The output folder belongs to a benchmark with other arguments, or its records cannot be read."""
 
 
+def _shorter(number: str) -> float:
+    # Nothing is measured to more than seven digits, and logs are kept beside the results.
+    return float(f"{float(number):.7g}")
+
+
 class RecordLog:
     """
     Append-only JSON lines. The first line holds the arguments of the run; every further line is one finished prompt.
@@ -39,8 +44,9 @@ class RecordLog:
             self._write({"kind": "arguments", "arguments": arguments})
 
     def append(self, record: dict[str, Any]) -> None:
+        record = json.loads(json.dumps(record), parse_float=_shorter)
         self._write(record)
-        self.records.append(json.loads(json.dumps(record)))
+        self.records.append(record)
 
     def _write(self, record: dict[str, Any]) -> None:
         line = (json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n").encode()

@@ -80,7 +80,7 @@ class BenchmarkRunner:
                         "id": example.id,
                         "temperature": temperature,
                         "sitting": sitting,
-                        "methods": {name: _record(run, plain, temperature) for name, run in runs.items()},
+                        "methods": {name: _record(name, run, plain, temperature) for name, run in runs.items()},
                     }
                 )
                 bar.update()
@@ -212,8 +212,10 @@ def encode_messages(tokenizer, messages: list[dict[str, str]], device: torch.dev
     return encoded["input_ids"].to(device)
 
 
-def _record(turns: Sequence[Generation], plain: Sequence[Generation], temperature: float) -> dict[str, Any]:
-    """What is kept of a method on one prompt: sums over its turns, and the cycles of the first turn."""
+def _record(
+    method: str, turns: Sequence[Generation], plain: Sequence[Generation], temperature: float
+) -> dict[str, Any]:
+    """What is kept of a method on one prompt: sums over its turns, and the first turn's cycles if it may be drawn."""
     verifications = _sum([turn.verifications for turn in turns])
     committed = _sum([turn.committed for turn in turns])
     drafted = _sum([turn.drafted for turn in turns])
@@ -230,7 +232,7 @@ def _record(turns: Sequence[Generation], plain: Sequence[Generation], temperatur
         "lossless": _same_text(turns, plain) if temperature == 0 else None,
         "phases": {phase: _sum([turn.phases[phase] for turn in turns]) for phase in PHASES},
         "cycle_overhead": _sum([turn.cycle_overhead for turn in turns]),
-        "cycles": turns[0].cycles,
+        "cycles": turns[0].cycles if method in (*ADAPTIVE_WINDOWS, PICTURE_WINDOW) else [],
         **{
             name: merge_all(part.to_dict() for part in parts).to_dict() if parts else None
             for name, parts in (
