@@ -21,7 +21,7 @@ from ..drafters import DrafterModel, Eagle3Drafter, eagle3_step
 from ..drafters.growing_cache import GrowingLayer
 from ..generation import CostModel, DraftSampler, LookupProposer, PPOWCandidateGenerator, WindowConfig
 from ..generation import candidate_generator as generator_module
-from ..generation import chain_decoding as chain_module
+from ..generation import chain_verification as verification_module
 from ..generation.drafter_window import stored_window
 
 DRAFT, VERIFY, OURS, THEIRS, LOOP = "draft", "verify", "other: ours", "other: transformers", "other"
@@ -246,7 +246,7 @@ def _watch_generation(stack: ExitStack, watch: Stopwatch, target: PreTrainedMode
         (DraftSampler, "draw", "drawing draft tokens"),
         (LookupProposer, "propose", "lookup"),
         (LookupProposer, "learn", "lookup"),
-        (chain_module, "favourites", "choosing the target's tokens"),
+        (verification_module, "favourites", "choosing the target's tokens"),
     ):
         watch.watch(stack, owner, name, OURS, part)
     for owner, name, part in (

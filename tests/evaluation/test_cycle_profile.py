@@ -81,7 +81,7 @@ def patched_places(target, drafter):
         eagle3_step.Eagle3Step,
         type(target),
     )
-    modules = (candidate_generator, cycle_profile.chain_module, eagle3_step)
+    modules = (candidate_generator, cycle_profile.verification_module, eagle3_step)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (*target.modules(), *drafter.modules())]
     return [dict(vars(owner)) for owner in (*owners, *modules)], set(vars(drafter)), hooks
 
