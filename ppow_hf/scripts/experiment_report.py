@@ -34,11 +34,14 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
 def report_text(results: dict[str, Any]) -> str:
     """The report as Markdown; every number comes from `results`."""
     config, entries = results["config"], results["results"]
+    common = config["common"]
+    # Equal time or equal steps, whichever the experiment was set up with.
+    budget = f"{common['max_seconds']:g} seconds of training" if "max_seconds" in common else f"{common['max_steps']}"
     lines = [
-        "# PPOW against continued supervised training",
+        f"# {config.get('title', 'PPOW against continued supervised training')}",
         "",
-        f"Every arm starts from `{config['init']}` and trains for {config['common']['max_seconds']:g} seconds of "
-        f"training steps on the same responses, {config.get('parallel', 1)} at a time with an equal share of the "
+        f"Every arm starts from `{config['init']}` and trains for {budget} steps "
+        f"on the same responses, {config.get('parallel', 1)} at a time with an equal share of the "
         "processor. Acceptance length (tau, bonus token included) of windows of a fixed "
         f"size on the target's own greedy answers of at most {config['max_new_tokens']} tokens; brackets are 95% "
         "bootstrap intervals over prompts, differences are paired by prompt.",

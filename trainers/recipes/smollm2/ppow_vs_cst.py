@@ -97,6 +97,15 @@ def evaluate(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[in
     }
 
 
+def public(value: Any) -> Any:
+    """The same configuration without the machine's paths: of an absolute one the last part is left."""
+    if isinstance(value, dict):
+        return {key: public(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [public(part) for part in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
 def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes) -> dict[str, Any]:
     entries = []
     for window, by_drafter in outcomes.items():
@@ -117,7 +126,7 @@ def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes
         training[name] = {"result": facts["result"], "steps": log["global_step"], "log": log["log_history"]}
     return {
         "environment": describe_environment(torch.device("cpu")),
-        "config": config,
+        "config": public(config),
         "results": entries,
         "training": training,
     }
