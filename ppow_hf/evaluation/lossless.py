@@ -118,7 +118,7 @@ def _finished(folder: Path, identity: dict[str, Any]) -> dict[tuple[str, str], d
     return {
         (record["suite"], record["id"]): record
         for path in sorted(folder.glob(LOGS))
-        for record in RecordLog(path, identity).records
+        for record in RecordLog(path, identity, read_only=True).records
     }
 
 

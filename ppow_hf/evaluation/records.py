@@ -27,20 +27,22 @@ class RecordLog:
     Args:
         path (`str` or `os.PathLike`): The file; created when missing.
         arguments (`dict`): What must be equal for records to be comparable (JSON values only).
+        read_only (`bool`, *optional*, defaults to `False`):
+            Only look: the file may be another process's, which is in the middle of a line.
 
     Raises:
         ResumeError: the file was written with other arguments, or a line in its middle is broken.
     """
 
-    def __init__(self, path: str | os.PathLike, arguments: dict[str, Any]):
+    def __init__(self, path: str | os.PathLike, arguments: dict[str, Any], read_only: bool = False):
         self.path = Path(path)
         self.records: list[dict[str, Any]] = []
         arguments = json.loads(json.dumps(arguments))  # tuples become lists, as they will be when read back
-        lines = self._complete_lines()
+        lines = self._complete_lines(repair=not read_only)
         if lines:
             header, *self.records = lines
             self._check(header, arguments)
-        else:
+        elif not read_only:
             self._write({"kind": "arguments", "arguments": arguments})
 
     def append(self, record: dict[str, Any]) -> None:
@@ -64,12 +66,12 @@ class RecordLog:
         finally:
             os.close(descriptor)
 
-    def _complete_lines(self) -> list[dict[str, Any]]:
+    def _complete_lines(self, repair: bool) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):
+        if repair and len(complete) < len(content):
             os.truncate(self.path, len(complete))
         lines = []
         for number, line in enumerate(complete.splitlines(), start=1):

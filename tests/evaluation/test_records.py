@@ -66,3 +66,18 @@ def test_numbers_that_are_not_json_are_refused(tmp_path):
     with pytest.raises(ValueError):
         log.append({"seconds": float("nan")})
     assert RecordLog(tmp_path / "records.jsonl", ARGUMENTS).records == []
+
+
+def test_looking_leaves_another_process_its_half_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    RecordLog(path, ARGUMENTS).append({"kind": "prompt", "id": "a"})
+    with path.open("ab") as file:
+        file.write(b'{"kind":"prompt","id":"b')
+    before = path.read_bytes()
+    assert [record["id"] for record in RecordLog(path, ARGUMENTS, read_only=True).records] == ["a"]
+    assert path.read_bytes() == before
+    empty = tmp_path / "begun.jsonl"
+    empty.touch()
+    assert RecordLog(empty, ARGUMENTS, read_only=True).records == [] and empty.read_bytes() == b""
+    with pytest.raises(ResumeError, match="then, "):
+        RecordLog(path, {**ARGUMENTS, "seed": 99}, read_only=True)
