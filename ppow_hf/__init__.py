@@ -22,6 +22,8 @@ _EXPORTS = {
         "Eagle3DrafterConfig",
         "LookupDrafter",
         "LookupDrafterConfig",
+        "prepack_weights",
+        "unpack_weights",
     ],
     "generation": [
         "CostModel",
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
         Eagle3DrafterConfig,
         LookupDrafter,
         LookupDrafterConfig,
+        prepack_weights,
+        unpack_weights,
     )
     from .generation import (
         CostModel,

@@ -16,6 +16,7 @@ from .scripts.command_line import (
     DeviceOption,
     DrafterOption,
     DtypeOption,
+    PrepackOption,
     SeedOption,
     TargetOption,
     load_models,
@@ -75,12 +76,16 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.", min=0.0)] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling.", min=0.0, max=1.0)] = 1.0,
     compare: Annotated[bool, typer.Option("--compare/--no-compare", help="Decode plainly too.")] = True,
+    prepack: PrepackOption = False,
     seed: SeedOption = 0,
 ) -> None:
     """Answer a prompt, with accepted draft tokens in green, and end with the figures."""
+    from ppow_hf import prepack_weights
     from ppow_hf.console import MarkedStreamer, chat_inputs, figures_table, timed_generate
 
     target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device)
+    if prepack:
+        prepack_weights(target_model)
     inputs = chat_inputs(tokenizer, prompt, target_model.device)
     options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
     if temperature > 0:
@@ -118,14 +123,17 @@ def calibrate(
         Path | None,
         typer.Option(help="Folder to store the costs in. Default: that given with --drafter, else your cache."),
     ] = None,
+    prepack: PrepackOption = False,
     seed: SeedOption = 0,
 ) -> None:
     """Measure what drafting and verifying cost on this machine, print it, and store it for decoding to find."""
-    from ppow_hf import CostModel
+    from ppow_hf import CostModel, prepack_weights
     from ppow_hf.targets import cache_dir
 
     set_seed(seed)
     target_model, _, drafter_model = load_models(console, target, drafter, dtype, device)
+    if prepack:
+        prepack_weights(target_model)
     with console.status("Measuring..."):
         cost = CostModel.measure(target_model, drafter_model)
     rows = cost.table()
@@ -257,6 +265,7 @@ def bench(
     ] = "1",
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
+    prepack: PrepackOption = False,
     seed: SeedOption = 0,
 ) -> None:
     """Benchmark window policies and other assistants against plain decoding, interleaved in one process."""
@@ -286,6 +295,7 @@ def bench(
         # Only greedy texts can be compared.
         check_float32=checked if 0 in temperatures else 0,
         max_seconds=None if max_minutes is None else 60 * max_minutes,
+        prepack=prepack,
     )
     print_line(console, f"Report: {output / 'report.md'}")
     wrong = _not_lossless(results)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -17,8 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import transformers
+from transformers import Cache
 from transformers.utils import logging
 
+from .growing_cache import grow_in_place
+from .prepacking import is_prepacked
 from .target_features import gather_features
 from .cost_model import COST_MODEL_FILE, CostModel, isotonic
 from .drafter_window import stored_window
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Part of what names a stored cost model: raise it whenever drafting or the work around it becomes cheaper or dearer.
-_REVISION = 2
+_REVISION = 3
 # Verification is measured at these windows and interpolated between them.
 _WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass
@@ -80,6 +84,8 @@ def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
     else:
         name = f"{device.type} {_cpu_name()} x{torch.get_num_threads()}"
     dtypes = f"{str(target.dtype).removeprefix('torch.')}/{str(drafter.dtype).removeprefix('torch.')}"
+    if is_prepacked(target):
+        dtypes += ", target prepacked"
     versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
     return " | ".join((name, dtypes, versions, _identity(target, drafter)))
 
@@ -239,8 +245,11 @@ def _time_forwards(
 
     output = target(ids[:, :context_length], use_cache=True, **capture, **keep)
     cache = output.past_key_values
-    cache.activate_past_recording()
-    cache.crop(0)
+    plain_cache = copy.deepcopy(cache)
+    grow_in_place(cache)
+    for own in (cache, plain_cache):
+        own.activate_past_recording()
+        own.crop(0)
     state = drafter.new_state()
     features = gather_features(output.hidden_states, layer_ids).to(drafter.device) if layer_ids else None
     draft_ids = ids.to(drafter.device)
@@ -254,7 +263,7 @@ def _time_forwards(
         _synchronise(device)
         return time.perf_counter() - start
 
-    def run_target(n: int, **kwargs) -> None:
+    def run_target(n: int, cache: Cache, **kwargs) -> None:
         position_ids = torch.arange(context_length, context_length + n, device=device)[None]
         inputs = ids[:, context_length : context_length + n]
         target(inputs, position_ids=position_ids, past_key_values=cache, use_cache=True, **kwargs, **keep)
@@ -265,12 +274,12 @@ def _time_forwards(
     levels: dict[int, list[float]] = {n: [] for n in _LEVELS if drafts_trees(drafter)}
     for repetition in range(repetitions + 1):
         for n in windows:
-            seconds = timed(lambda n=n: run_target(n + 1, **capture))
+            seconds = timed(lambda n=n: run_target(n + 1, cache, **capture))
             cache.crop(-(n + 1))
             if repetition:
                 verify[n].append(seconds)
-        seconds = timed(lambda: run_target(1))
-        cache.crop(-1)
+        seconds = timed(lambda: run_target(1, plain_cache))
+        plain_cache.crop(-1)
         if repetition:
             plain.append(seconds)
         for i in range(4):

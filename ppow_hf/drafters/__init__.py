@@ -16,6 +16,7 @@ from .modeling_drafter import DrafterModel
 from .modeling_eagle3 import Eagle3Drafter
 from .modeling_lookup import LookupDrafter, LookupState
 from .packed_windows import PackedState, window_logits
+from .prepacking import is_prepacked, prepack_weights, unpack_weights
 from .target_features import check_layer_ids, default_layer_ids, gather_features
 
 __all__ = [
@@ -40,7 +41,10 @@ __all__ = [
     "drafter_config_for",
     "eagle3_from_target",
     "gather_features",
+    "is_prepacked",
+    "prepack_weights",
     "register_drafters",
+    "unpack_weights",
     "vocabulary_maps",
     "window_logits",
 ]

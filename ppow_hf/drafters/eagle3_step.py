@@ -5,10 +5,10 @@ The EAGLE-3 drafter's pass for one sequence, cut to what one column needs.
 
 A draft step is small: ten million weights, read once. Run module by module, most of its time goes into the way there:
 about a hundred operations of a few microseconds each, and matrix products made for many columns. Here the weights are
-read by matrix-vector products (on the CPUs measured, half the time of the general product in bfloat16), rotary angles
-come from a table, keys and values are written in place, a lone query needs no mask, and committing several tokens
-computes keys and values for all of them but the rest for the last alone. Values are those of the modules up to
-rounding. The weights are the modules' own at every step: nothing is copied, so nothing can go stale.
+prepacked or read by matrix-vector products, rotary angles come from a table, keys and values are written in place, a
+lone query needs no mask, and committing several tokens computes keys and values for all of them but the rest for the
+last alone. Values are those of the modules up to rounding. The weights are the modules' own at every step, or blocks
+that are known to be made of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import Cache
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from .prepacking import PrepackedLinear, multiply
 
 if TYPE_CHECKING:
     from .modeling_eagle3 import Eagle3Drafter
@@ -55,7 +57,7 @@ def single_sequence_step(drafter: Eagle3Drafter) -> Eagle3Step | None:
     linears = [drafter.lm_head, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
     linears += [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.self_attn.o_proj]
     norms = [drafter.norm, layer.input_layernorm, layer.hidden_norm, layer.post_attention_layernorm]
-    plain = all(type(module) is nn.Linear for module in linears)
+    plain = all(type(module) in (nn.Linear, PrepackedLinear) for module in linears)
     plain = plain and all(type(module) is LlamaRMSNorm for module in norms) and type(layer.mlp) is LlamaMLP
     for module in (*layer.modules(), drafter.norm, drafter.lm_head):
         plain = plain and not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
@@ -208,5 +210,4 @@ def _product(linear: nn.Linear, vector: torch.Tensor, out: torch.Tensor | None =
     """A linear layer, of one vector `(width,)` or of rows of them, to which `out` does not apply."""
     if vector.dim() > 1:
         return linear(vector)
-    product = torch.mv(linear.weight, vector, out=out)
-    return product if linear.bias is None else product.add_(linear.bias)
+    return multiply(linear, vector, out)

@@ -15,6 +15,7 @@ from .configuration_drafter import DrafterConfig
 from .drafter_state import DrafterState
 from .loading import HUB_ARGUMENTS, check_target, load_checked
 from .packed_windows import PackedState
+from .prepacking import prepack_weights
 from .target_features import check_layer_ids
 
 logger = logging.get_logger(__name__)
@@ -73,6 +74,8 @@ class DrafterModel(PreTrainedModel):
         Args:
             batch_size (`int`, *optional*, defaults to 1): Number of sequences drafted side by side.
         """
+        if not self.training:
+            prepack_weights(self)
         return DrafterState(batch_size=batch_size)
 
     def extend(

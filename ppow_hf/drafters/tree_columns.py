@@ -15,6 +15,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from .growing_cache import GrowingLayer
+
 
 class DraftColumns:
     """
@@ -105,7 +107,7 @@ def check_croppable(cache: Cache) -> None:
     Raises:
         ValueError: If one of its layers does not simply hold all keys and values, column by column.
     """
-    kinds = sorted({type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer})
+    kinds = sorted({type(layer).__name__ for layer in cache.layers if type(layer) not in (DynamicLayer, GrowingLayer)})
     if kinds or getattr(cache, "offloading", False):
         what = f"layers of type {', '.join(kinds)}" if kinds else "offloaded layers"
         raise ValueError(

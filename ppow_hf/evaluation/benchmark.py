@@ -28,7 +28,7 @@ from .methods import (
     parse_methods,
     resolve_assistant,
 )
-from .precision import cast_floating, dtype_name, fingerprint, parse_dtype, public_name
+from .precision import cast_floating, dtype_name, fingerprint, parse_dtype, prepacked, public_name
 from .records import RecordLog
 from .runner import BenchmarkRunner, content_hash, taking_turns
 from .sittings import cost_models, predicted_speedup, sitting_facts
@@ -51,6 +51,7 @@ def run_benchmark(
     assistant: PreTrainedModel | str | os.PathLike | None = None,
     check_float32: int | str = 0,
     max_seconds: float | None = None,
+    prepack: bool = False,
     target_name: str | None = None,
     drafter_name: str | None = None,
     progress: bool = True,
@@ -79,6 +80,8 @@ def run_benchmark(
         check_float32 (`int` or `"all"`): Prompts per suite that are decoded once more in float32, where the text of
             every method must equal plain `generate`'s exactly.
         max_seconds (`float`, *optional*): Begin no further prompt after this time, and report what has been measured.
+        prepack (`bool`): Prepack the target, and the assistant of the hf_* methods, for all methods alike (see
+            [`prepack_weights`]); a bfloat16 run on a CPU is then faster, with and without a drafter.
         target_name, drafter_name (`str`, *optional*): Names for the report; by default taken from the models.
         progress (`bool`): Show progress bars.
         plots (`bool`): Draw the pictures.
@@ -126,6 +129,8 @@ def run_benchmark(
         "assistant": _assistant_name(method_list, drafter, assistant, drafter_name, assistant_name),
         "chat_template": tokenizer.chat_template is not None,
     }
+    if prepack:
+        arguments["prepack"] = True
     identity = {
         **arguments,
         # Two versions must not end up in one table; two machines may, in sittings of their own.
@@ -139,7 +144,7 @@ def run_benchmark(
     output_dir.mkdir(parents=True, exist_ok=True)
     log = RecordLog(output_dir / "records.jsonl", identity)
     runner = BenchmarkRunner(target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress)
-    with cast_floating((target, drafter, assistant), bench_dtype):
+    with cast_floating((target, drafter, assistant), bench_dtype), prepacked((target, assistant) if prepack else ()):
         runner.run(examples, temperature_list, max_seconds)
         picture = runner.picture(examples, temperature_list[0])
     if bench_dtype == torch.float32 and 0.0 in temperature_list:

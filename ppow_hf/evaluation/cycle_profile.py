@@ -5,41 +5,22 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
-from transformers import DynamicCache, PreTrainedModel, StoppingCriteriaList
+from transformers import PreTrainedModel
 
-from ..drafters import DrafterModel, Eagle3Drafter, eagle3_step
-from ..drafters.growing_cache import GrowingLayer
-from ..generation import CostModel, DraftSampler, LookupProposer, PPOWCandidateGenerator, WindowConfig
-from ..generation import candidate_generator as generator_module
-from ..generation import chain_verification as verification_module
+from ..drafters import DrafterModel
+from ..generation import CostModel, WindowConfig
 from ..generation.drafter_window import stored_window
+from .stopwatches import DRAFT, LOOP, OURS, THEIRS, VERIFY, Stopwatch, watch_chains, watch_drafter, watch_trees
 
-DRAFT, VERIFY, OURS, THEIRS, LOOP = "draft", "verify", "other: ours", "other: transformers", "other"
-REST = "Python, dispatch and the rest"
 _RANGE = "ppow_draft"
-# Module names of a drafter, by the end of their path, and what part of a draft step they are.
-_ROLES = {
-    "fc": "fc",
-    "lm_head": "lm_head",
-    "embed_tokens": "embedding",
-    "q_proj": "attention",
-    "k_proj": "attention",
-    "v_proj": "attention",
-    "o_proj": "attention",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-    "down_proj": "mlp",
-}
 
 
 @dataclass
@@ -94,69 +75,6 @@ class CycleProfile:
         }
 
 
-class Stopwatch:
-    """
-    Time spent in functions, without that of timed functions they call: each part's own.
-
-    Args:
-        device (`torch.device`): On a GPU every part is waited for, which slows the whole but says where time goes.
-    """
-
-    def __init__(self, device: torch.device):
-        self.seconds: dict[tuple[str, str], float] = defaultdict(float)
-        self._synchronise = torch.cuda.synchronize if device.type == "cuda" else None
-        self._open: list[tuple[str, str]] = []
-        self._since = 0.0
-
-    def _switch(self) -> None:
-        if self._synchronise is not None:
-            self._synchronise()
-        now = time.perf_counter()
-        if self._open:
-            self.seconds[self._open[-1]] += now - self._since
-        self._since = now
-
-    def start(self, phase: str, part: str) -> None:
-        """Begins a part; the one that was running waits."""
-        self._switch()
-        self._open.append((phase, part))
-
-    def stop(self) -> None:
-        """Ends the part begun last."""
-        self._switch()
-        self._open.pop()
-
-    @contextmanager
-    def timing(self, phase: str, part: str) -> Iterator[None]:
-        """A part as a `with` block."""
-        self.start(phase, part)
-        try:
-            yield
-        finally:
-            self.stop()
-
-    def watch(self, stack: ExitStack, owner: Any, name: str, phase: str, part: str | Callable[..., str]) -> None:
-        """
-        Times calls of `owner.name` until `stack` is closed.
-
-        Args:
-            stack (`ExitStack`): Puts the function back.
-            owner: A class, module or object.
-            name (`str`): Of its function.
-            phase (`str`), part (`str` or `Callable`): What the time counts as, or a function of its arguments.
-        """
-        original = getattr(owner, name)
-        own = inspect.getattr_static(owner, name) if name in vars(owner) else None
-
-        @functools.wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.timing(phase, part if isinstance(part, str) else part(*args)):
-                return original(*args, **kwargs)
-
-        setattr(owner, name, timed)
-        stack.callback(setattr, owner, name, own) if own is not None else stack.callback(delattr, owner, name)
-
-
 def profile_cycles(
     target: PreTrainedModel,
     drafter: DrafterModel,
@@ -181,12 +99,10 @@ def profile_cycles(
         [`CycleProfile`].
 
     Raises:
-        ValueError: If there is no prompt, the window is a tree, or nothing was drafted.
+        ValueError: If there is no prompt, or nothing was drafted.
     """
     if not prompts:
         raise ValueError("`prompts` is empty: give at least one.")
-    if WindowConfig.coerce(generate_kwargs.get("window"), stored_window(drafter)).tree is not None:
-        raise ValueError("`window` drafts trees, whose parts are not told apart: profile `cost_aware` or `mixed`.")
     result = CycleProfile(cost=CostModel.measure(target, drafter))
     options = {"do_sample": False, **generate_kwargs}
 
@@ -206,8 +122,9 @@ def profile_cycles(
         raise ValueError(f"Nothing was drafted within `max_new_tokens`={max_new_tokens}: give other prompts or more.")
     watch = Stopwatch(target.device)
     with ExitStack() as stack:
-        _watch_generation(stack, watch, target)
-        _watch_drafter(stack, watch, drafter)
+        trees = WindowConfig.coerce(generate_kwargs.get("window"), stored_window(drafter)).tree is not None
+        (watch_trees if trees else watch_chains)(stack, watch, target)
+        watch_drafter(stack, watch, drafter)
         for inputs in prompts:
             with watch.timing(LOOP, "the loops of both and everything else"):
                 decode(inputs)
@@ -221,79 +138,13 @@ def profile_cycles(
     return result
 
 
-def _watch_generation(stack: ExitStack, watch: Stopwatch, target: PreTrainedModel) -> None:
-    """Stopwatches on everything but the drafter's insides."""
-
-    def before(module: Any, args: Any, kwargs: Any) -> None:
-        past = kwargs.get("past_key_values")
-        first = past is None or past.get_seq_length() == 0
-        watch.start("prefill" if first else VERIFY, "target")
-
-    def after(module: Any, args: Any, output: Any) -> None:
-        watch.stop()
-
-    stack.callback(target.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove)
-    stack.callback(target.register_forward_hook(after).remove)
-    generator = PPOWCandidateGenerator
-    for owner, name, part in (
-        (generator, "get_candidates", "candidate generator"),
-        (generator, "_take_in", "taking in tokens and features"),
-        (generator, "update_candidate_strategy", "learning from verification"),
-        (generator_module, "draft_window", "window policy and estimates"),
-        (generator_module, "window_divergence", "divergence of drafter and target"),
-        (DraftSampler, "favourite", "drawing draft tokens"),
-        (DraftSampler, "scores", "drawing draft tokens"),
-        (DraftSampler, "draw", "drawing draft tokens"),
-        (LookupProposer, "propose", "lookup"),
-        (LookupProposer, "learn", "lookup"),
-        (verification_module, "favourites", "choosing the target's tokens"),
-    ):
-        watch.watch(stack, owner, name, OURS, part)
-    for owner, name, part in (
-        (type(target), "prepare_inputs_for_generation", "preparing inputs"),
-        (type(target), "_update_model_kwargs_for_generation", "preparing inputs"),
-        (DynamicCache, "crop", "cropping the cache"),
-        (StoppingCriteriaList, "__call__", "stopping criteria"),
-    ):
-        watch.watch(stack, owner, name, THEIRS, part)
-
-
-def _watch_drafter(stack: ExitStack, watch: Stopwatch, drafter: DrafterModel) -> None:
-    """Stopwatches on the parts of a draft step."""
-    for name in ("extend", "step"):
-        watch.watch(stack, drafter, name, DRAFT, REST)
-    watch.watch(stack, GrowingLayer, "update", DRAFT, "cache")
-    roles = {}
-    for path, module in drafter.named_modules():
-        role = _ROLES.get(path.rpartition(".")[2])
-        if role is None and "norm" in path.rpartition(".")[2].lower():
-            role = "norm"
-        if role is not None:
-            roles[module] = role
-    if isinstance(drafter, Eagle3Drafter) and eagle3_step.single_sequence_step(drafter) is not None:
-        step = eagle3_step.Eagle3Step
-        watch.watch(stack, eagle3_step, "_product", DRAFT, lambda linear, *_: roles[linear])
-        watch.watch(stack, drafter, "project_features", DRAFT, "fc")
-        for name, part in (("_embed", "embedding"), ("_norm", "norm"), ("_attend", "attention")):
-            watch.watch(stack, step, name, DRAFT, part)
-        for name in ("_rotate", "_angles"):
-            watch.watch(stack, step, name, DRAFT, "rotary embedding")
-        return
-    # Modules are called as they are: hooks see them all.
-    for module, role in roles.items():
-        stack.callback(
-            module.register_forward_pre_hook(lambda *_, role=role: watch.start(DRAFT, role), prepend=True).remove
-        )
-        stack.callback(module.register_forward_hook(lambda *_: watch.stop()).remove)
-
-
 def _operators_of_drafting(drafter: DrafterModel, decode: Callable[[], None], count: int) -> list[dict[str, Any]]:
     """The operators that drafting spends most of its own time in, by torch.profiler."""
     activities = [ProfilerActivity.CPU]
     if drafter.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with ExitStack() as stack:
-        for name in ("extend", "step"):
+        for name in ("extend", "step", "step_tree"):
             original = getattr(drafter, name)
 
             @functools.wraps(original)

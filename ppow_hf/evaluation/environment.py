@@ -2,9 +2,12 @@
 # Licensed under the Apache License, Version 2.0.
 """What a benchmark ran on: hardware and versions, without names of hosts, users or paths."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """
     Returns:
         `dict` with `cpu` (model name), `cpu_cores`, `torch_threads`, `device`, `device_name`, `dtype_support` (whether
-        bfloat16 and float16 run on the device, and the CPU's instructions for them), `platform`, `versions`.
+        bfloat16 and float16 run on the device, and the CPU's instructions for them), `platform`, `versions`,
+        `decoding_code` (see [`decoding_code`]).
     """
     model, flags = _cpu_info()
     support: dict[str, Any] = {"cpu_instructions": [flag for flag in CPU_DTYPE_FLAGS if flag in flags]}
@@ -32,7 +36,25 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "dtype_support": support,
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **_versions()},
+        "decoding_code": decoding_code(),
     }
+
+
+@lru_cache
+def decoding_code() -> str:
+    """
+    Short hash of the sources that decode, drafters and generation: between two releases a version number does not tell
+    whether texts and times came from the same code.
+    """
+    return _hash_of_sources(Path(__file__).parents[1])
+
+
+def _hash_of_sources(package: Path) -> str:
+    digest = hashlib.sha256()
+    for folder in ("drafters", "generation"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _cpu_info() -> tuple[str, set[str]]:

@@ -8,6 +8,7 @@ may run beside anything else; `ppow bench` is for speed.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..drafters import DrafterModel
 from .benchmark import write_json
-from .environment import describe_environment
+from .environment import decoding_code, describe_environment
 from .markdown import number, table
 from .methods import PLAIN, Method, check_methods, parse_methods
 from .precision import cast_floating, fingerprint, public_name
@@ -104,6 +105,7 @@ def check_lossless(
         "environment": describe_environment(target.device),
         "arguments": arguments,
         "drafter_hash": identity["drafter_hash"],
+        "decoding_code": dict(Counter(record["decoding_code"] for record in done.values())),
         "results": _rows([done[example.suite, example.id] for example in examples], arguments),
     }
     write_json(output_dir / "lossless.json", results)
@@ -130,6 +132,7 @@ def _compare(runner: BenchmarkRunner, example: Example, methods: Sequence[Method
         "suite": example.suite,
         "id": example.id,
         "tokens": sum(map(len, plain)),
+        "decoding_code": decoding_code(),
         "methods": {},
     }
     for method in methods:
@@ -197,6 +200,8 @@ def render_lossless(results: dict[str, Any]) -> str:
         f"{arguments['max_new_tokens']} a turn. tau is the acceptance length, bonus token included; where the window "
         "adapts it depends on the costs of the machine, the text does not."
     )
+    versions = ", ".join(f"{code} ({count})" for code, count in results["decoding_code"].items())
+    text += f" Decoding code (prompts): {versions}."
     different = [
         f"`{row['method']}` on {row['suite']}: {', '.join(row['different'])}" for row in rows if row["different"]
     ]

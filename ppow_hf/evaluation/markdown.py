@@ -20,6 +20,8 @@ def environment_list(environment: dict[str, Any]) -> str:
         f"- platform: {environment['platform']}",
         "- versions: " + ", ".join(f"{name} {version}" for name, version in environment["versions"].items()),
     ]
+    if "decoding_code" in environment:  # not in results of earlier versions
+        lines.append(f"- decoding code: {environment['decoding_code']}")
     return "\n".join(lines)
 
 

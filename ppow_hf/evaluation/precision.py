@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..drafters import is_prepacked, prepack_weights, unpack_weights
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,6 +51,19 @@ def cast_floating(models: Iterable[nn.Module | None], dtype: torch.dtype) -> Ite
     finally:
         for parameter, data in saved.values():
             parameter.data = data
+
+
+@contextmanager
+def prepacked(models: Iterable[nn.Module | None]) -> Iterator[None]:
+    """Prepack the weights of `models` inside the context, those that are not yet."""
+    packed = [model for model in models if model is not None and not is_prepacked(model)]
+    for model in packed:
+        prepack_weights(model)
+    try:
+        yield
+    finally:
+        for model in packed:
+            unpack_weights(model)
 
 
 def fingerprint(model: nn.Module | None) -> str | None:

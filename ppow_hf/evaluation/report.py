@@ -86,7 +86,8 @@ def _introduction(results: dict[str, Any]) -> str:
     if arguments["assistant"]:
         text += f", assistant of the hf_ methods **{arguments['assistant']}**"
     devices = dict.fromkeys(fact["environment"]["device_name"] for fact in _sittings(results))
-    text += f", {arguments['dtype']} on {' and '.join(devices)}."
+    prepacked = ", prepacked" if arguments.get("prepack") else ""
+    text += f", {arguments['dtype']}{prepacked} on {' and '.join(devices)}."
     lines = [text]
     for entry in results["summary"]:
         if entry["method"] == "cost_aware":

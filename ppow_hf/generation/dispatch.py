@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..drafters.growing_cache import growing_in_place
 from .call_checks import check_call
 from .chain_decoding import decode_chains, decode_greedily, is_plain_greedy
 from .key_sharing import shared_keys
@@ -47,7 +48,7 @@ def decode(
     config, processors = call["generation_config"], call.get("logits_processor")
     model_kwargs = {name: value for name, value in call.items() if name not in _PREPARED}
     check_call(config, input_ids, model_kwargs, processors)
-    with shared_keys(target.device):
+    with shared_keys(target.device), growing_in_place(model_kwargs.get("past_key_values")):
         if trees_or_chains(target, drafter, config, model_kwargs):
             return decode_with_trees(target, input_ids, drafter=drafter, **call)
         if is_plain_greedy(target, drafter, processors, config, model_kwargs, bool(call.get("synced_gpus"))):

@@ -48,7 +48,7 @@ def benchmark_section(benchmark: Benchmark) -> dict[str, Any]:
         f"Protocol: batch of one prompt, {template}, {limit} a suite, at most {arguments.get('max_new_tokens')} new "
         f"tokens a turn, seed {arguments.get('seed')}; methods run interleaved, prompt by prompt, in one process "
         "after a warm-up, timed over the whole `generate` call.",
-        f"Dtype: {arguments['dtype']}",
+        f"Dtype: {arguments['dtype']}{', prepacked for all methods alike' if arguments.get('prepack') else ''}",
         f"Hardware: {hardware}, {environment.get('platform')}",
         f"Versions: {versions or 'not recorded'}",
     ]

@@ -21,9 +21,10 @@ from transformers import set_seed
 
 from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
-from ppow_hf.evaluation.cycle_profile import DRAFT, LOOP, OURS, THEIRS, CycleProfile, profile_cycles, profile_tables
+from ppow_hf.evaluation.cycle_profile import CycleProfile, profile_cycles, profile_tables
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.plots import save_figure
+from ppow_hf.evaluation.stopwatches import DRAFT, LOOP, OURS, THEIRS
 from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.scripts.command_line import run
@@ -74,7 +75,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     target: Annotated[str, typer.Option(help="Target: a Hub id, a folder, or an embedded one.")] = DEFAULT_TARGET,
     drafter: Annotated[str | None, typer.Option(help="Drafter. Default: the reference drafter.")] = None,
-    window: Annotated[str, typer.Option(help="Window: a chain.")] = "cost_aware",
+    window: Annotated[str, typer.Option(help="Window, as for `ppow generate`.")] = "cost_aware",
     temperature: Annotated[float, typer.Option(help="0 for greedy decoding.", min=0.0)] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="New tokens per prompt.", min=2)] = 64,
     limit: Annotated[int, typer.Option(help="Prompts.", min=1)] = 4,

@@ -45,7 +45,7 @@ def figures_section(results: dict, folder: str) -> str:
         "",
         f"Speedup over plain `generate` (acceptance length tau, the target's own token included), temperature 0, "
         f"{arguments['max_new_tokens']} new tokens, {'-'.join(str(p) for p in prompts)} prompts a suite, "
-        f"{rows[0]['dtype']}, {environment['device_name']}. "
+        f"{rows[0]['dtype']}{', prepacked' if arguments.get('prepack') else ''}, {environment['device_name']}. "
         f"From [`results.json`]({folder}/results.json); protocol, intervals and losslessness in the "
         f"[report]({folder}/report.md).",
     ]

@@ -1,10 +1,14 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import copy
+
+import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, StaticCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ppow_hf.drafters import DrafterState
-from ppow_hf.drafters.growing_cache import GrowingCache
+from ppow_hf.drafters.growing_cache import GrowingCache, GrowingLayer, grow_in_place, growing_in_place
 from ppow_hf.drafters.tree_columns import keep_columns
 
 
@@ -73,3 +77,92 @@ def test_a_column_is_written_in_place():
     for _ in range(100):
         keys, _ = cache.update(*columns(1), 0)
         assert keys.data_ptr() == place
+
+
+def test_a_copy_goes_its_own_way():
+    torch.manual_seed(0)
+    mine, plain = GrowingCache(), DynamicCache()
+    added = columns(6)
+    mine.update(*added, 0), plain.update(*added, 0)
+    other, same = copy.deepcopy(mine), copy.deepcopy(plain)
+    for cache, reference in ((other, same), (mine, plain)):
+        cache.crop(-2), reference.crop(-2)
+        added = columns(3)
+        cache.update(*added, 0), reference.update(*added, 0)
+        assert_same(cache, reference)
+    assert_same(other, same)
+
+
+def storage_of(states: torch.Tensor) -> int:
+    return states.untyped_storage().nbytes() // states.element_size()
+
+
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("layers", ["from a config", "as they come"])
+def test_a_cache_grows_in_place_for_a_while_and_is_then_what_it_was(layers, filled):
+    torch.manual_seed(0)
+    config = LlamaConfig(num_hidden_layers=2) if layers == "from a config" else None
+    mine, plain = DynamicCache(config=config), DynamicCache(config=config)
+
+    def feed(count):
+        places = []
+        for layer in range(2):
+            added = columns(count)
+            for ours, theirs in zip(mine.update(*added, layer), plain.update(*added, layer), strict=True):
+                assert torch.equal(ours, theirs)
+            places.append(mine.layers[layer].keys.data_ptr())
+        return places
+
+    if filled:
+        feed(4)
+    held = [layer.keys for layer in mine.layers]
+    before = [None if states is None else states.clone() for states in held]
+    with growing_in_place(mine):
+        places = feed(5)
+        assert {type(layer) for layer in mine.layers} == {GrowingLayer}
+        for turn in range(20):
+            mine.crop(-2), plain.crop(-2)
+            assert feed(1 + turn % 5) == places
+    assert_same(mine, plain)
+    assert {type(layer) for layer in mine.layers} == {DynamicLayer}
+    assert mine.layer_class_to_replicate is plain.layer_class_to_replicate
+    assert all(storage_of(states) == states.numel() for layer in mine.layers for states in (layer.keys, layer.values))
+    # Whoever held the tensors from before still has them.
+    assert all(states is None or torch.equal(states, saved) for states, saved in zip(held, before, strict=True))
+    feed(2)
+    assert_same(mine, plain)
+
+
+def test_an_error_leaves_a_plain_cache():
+    cache = DynamicCache()
+    with pytest.raises(KeyError), growing_in_place(cache):
+        cache.update(*columns(3), 0)
+        raise KeyError
+    assert type(cache.layers[0]) is DynamicLayer and cache.get_seq_length() == 3
+
+
+def test_other_layers_and_caches_are_left_alone():
+    config = LlamaConfig(
+        num_hidden_layers=2,
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=4,
+    )
+    cache = DynamicCache(config=config)
+    with growing_in_place(cache):
+        assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, GrowingLayer]
+    assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer, DynamicLayer]
+    for other in (
+        None,
+        StaticCache(LlamaConfig(num_hidden_layers=1), max_cache_len=8),
+        DynamicCache(offloading=True),
+        GrowingCache(),
+    ):
+        assert not grow_in_place(other)
+        with growing_in_place(other):
+            pass
+
+
+def test_spare_columns_are_limited():
+    layer = GrowingLayer()
+    layer.update(*columns(20_000, batch=1))
+    assert layer._buffers[0].shape[-2] == 20_000 + 4096

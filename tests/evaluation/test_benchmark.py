@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from ppow_hf.drafters import is_prepacked, prepacking
 from ppow_hf.evaluation import Example, MethodError, ResumeError, SuiteError, runner
 from ppow_hf.evaluation.measure import measure_generation
+from ppow_hf.evaluation.report import render_report
 from tests.evaluation.bench_utils import EXAMPLES, TIMELESS, bench, byte_tokenizer, tiny_models
 
 ALL_METHODS = [
@@ -341,3 +344,26 @@ def test_bad_arguments_leave_nothing_behind(tmp_path, change, error, message):
     with pytest.raises(error, match=message):
         bench(tmp_path / "out", **change)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prepacked_target_is_so_for_every_method_and_only_meanwhile(tmp_path, monkeypatch):
+    if not prepacking.can_prepack(torch.nn.Linear(4, 4).bfloat16()):
+        pytest.skip("this CPU does not multiply bfloat16 matrices")
+    target, drafter = tiny_models()
+    target.bfloat16(), drafter.bfloat16()
+    methods = ["target", "fixed:3", "cost_aware"]
+    seen = set()
+
+    def noting(method, target, *args, **kwargs):
+        seen.add((method.name, target.dtype, is_prepacked(target)))
+        return measure_generation(method, target, *args, **kwargs)
+
+    monkeypatch.setattr(runner, "measure_generation", noting)
+    results = bench(tmp_path, models=(target, drafter), methods=methods, prepack=True, check_float32=1)
+    expected = {(name, *how) for name in methods for how in ((torch.bfloat16, True), (torch.float32, False))}
+    assert seen == expected | {("fixed:8", torch.bfloat16, True)}  # beside the picture's window
+    assert not is_prepacked(target)
+    assert results["arguments"]["prepack"] is True
+    assert "bfloat16, prepacked on " in render_report(results)
+    with pytest.raises(ResumeError):
+        bench(tmp_path, models=(target, drafter), methods=methods, check_float32=1)

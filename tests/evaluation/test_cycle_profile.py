@@ -1,68 +1,25 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import json
-from contextlib import ExitStack
 
 import pytest
 import torch
 from transformers import DynamicCache, StoppingCriteriaList
 
 from ppow_hf.drafters import eagle3_step
-from ppow_hf.drafters.growing_cache import GrowingLayer
-from ppow_hf.evaluation import cycle_profile
-from ppow_hf.evaluation.cycle_profile import DRAFT, OURS, REST, THEIRS, VERIFY, Stopwatch, profile_cycles
-from ppow_hf.generation import DraftSampler, LookupProposer, PPOWCandidateGenerator, candidate_generator
+from ppow_hf.drafters.growing_cache import GrowingCache
+from ppow_hf.evaluation import stopwatches
+from ppow_hf.evaluation.cycle_profile import profile_cycles
+from ppow_hf.evaluation.stopwatches import DRAFT, OURS, REST, THEIRS, VERIFY
+from ppow_hf.generation import DraftSampler, LookupProposer, PPOWCandidateGenerator, TreeConfig, WindowConfig
+from ppow_hf.generation.tree_decoding import TreeDecoding
+from ppow_hf.generation.tree_policy import CostAwareTreePolicy, FixedTreePolicy, TreePolicy
+from ppow_hf.generation.tree_verification import TreeVerifier
 from ppow_hf.scripts import profile_cycle
 from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 PROMPTS = [{"input_ids": torch.tensor([[5, 17, 3, 60, 9]])}, {"input_ids": torch.tensor([[8, 2, 40]])}]
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that moves by hand."""
-    now = [0.0]
-    monkeypatch.setattr(cycle_profile.time, "perf_counter", lambda: now[0])
-    return now
-
-
-def test_a_stopwatch_counts_everything_once(clock):
-    class Work:
-        def outer(self):
-            clock[0] += 1.0
-            self.inner(0.5)
-            clock[0] += 2.0
-            self.inner(0.25)
-
-        def inner(self, seconds):
-            clock[0] += seconds
-
-        def failing(self):
-            clock[0] += 4.0
-            raise KeyError
-
-    watch, work = Stopwatch(torch.device("cpu")), Work()
-    inner = Work.inner
-    with ExitStack() as stack:
-        watch.watch(stack, Work, "outer", "a", "outer")
-        watch.watch(stack, Work, "inner", "a", lambda self, seconds: f"inner {seconds}")
-        watch.watch(stack, work, "failing", "b", "failing")
-        with watch.timing("b", "all"):
-            clock[0] += 8.0
-            work.outer()
-            with pytest.raises(KeyError):
-                work.failing()
-    clock[0] += 16.0
-    work.outer()
-    assert watch.seconds == {
-        ("b", "all"): 8.0,
-        ("a", "outer"): 3.0,
-        ("a", "inner 0.5"): 0.5,
-        ("a", "inner 0.25"): 0.25,
-        ("b", "failing"): 4.0,
-    }
-    assert Work.inner is inner and "failing" not in vars(work)
 
 
 @pytest.fixture(autouse=True)
@@ -77,16 +34,28 @@ def patched_places(target, drafter):
         LookupProposer,
         StoppingCriteriaList,
         DynamicCache,
-        GrowingLayer,
+        GrowingCache,
         eagle3_step.Eagle3Step,
+        TreeDecoding,
+        TreePolicy,
+        CostAwareTreePolicy,
+        FixedTreePolicy,
+        TreeVerifier,
         type(target),
     )
-    modules = (candidate_generator, cycle_profile.verification_module, eagle3_step)
+    modules = (
+        stopwatches.generator_module,
+        stopwatches.verification_module,
+        stopwatches.decoding_module,
+        stopwatches.tree_module,
+        stopwatches.graft_module,
+        eagle3_step,
+    )
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (*target.modules(), *drafter.modules())]
     return [dict(vars(owner)) for owner in (*owners, *modules)], set(vars(drafter)), hooks
 
 
-@pytest.mark.parametrize("window", ["fixed:3", "mixed"])
+@pytest.mark.parametrize("window", ["fixed:3", "mixed", "tree:4", "mixed_tree"])
 @pytest.mark.parametrize("kind", ["short way", "modules", "causal"])
 def test_parts_make_up_the_cycles_and_nothing_stays_behind(kind, window):
     target = tiny_target()
@@ -103,19 +72,32 @@ def test_parts_make_up_the_cycles_and_nothing_stays_behind(kind, window):
     assert {"lm_head", "mlp", "attention", "norm", REST} <= set(result.parts[DRAFT])
     assert ("fc" in result.parts[DRAFT]) == (kind != "causal")
     assert set(result.parts[VERIFY]) == {"target"}
-    assert {"candidate generator", "learning from verification"} <= set(result.parts[OURS])
+    assert {"learning from verification", "choosing the target's tokens"} <= set(result.parts[OURS])
+    assert ("candidate generator" in result.parts[OURS]) == ("tree" not in window)
+    assert ({"growing the tree", "choosing nodes"} <= set(result.parts[OURS])) == ("tree" in window)
     assert {"preparing inputs", "stopping criteria"} <= set(result.parts[THEIRS])
-    assert ("lookup" in result.parts[OURS]) == (window == "mixed")
+    assert ("lookup" in result.parts[OURS]) == ("mixed" in window)
     assert all(value > 0 for parts in result.parts.values() for value in parts.values())
     rows = result.rows()
     assert sum(row[3] for row in rows) == pytest.approx(1.0)
     assert len(result.operators) == 5 and all(row["milliseconds"] > 0 for row in result.operators)
 
 
-def test_sampling_can_be_profiled():
+def test_levels_of_several_nodes_are_told_from_single_steps():
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    window = WindowConfig(policy="fixed", tree=TreeConfig(max_nodes=6, max_depth=3, branching=2))
+    wide = profile_cycles(target, drafter, PROMPTS, max_new_tokens=8, operators=0, window=window).parts[DRAFT]
+    chains = profile_cycles(target, drafter, PROMPTS, max_new_tokens=8, operators=0, window="fixed:3").parts[DRAFT]
+    several = {"layer, several nodes", "lm_head, several nodes"}
+    assert several <= set(wide) and not several & set(chains)
+
+
+@pytest.mark.parametrize("window", ["fixed:2", "tree:4"])
+def test_sampling_can_be_profiled(window):
     target = tiny_target()
     result = profile_cycles(
-        target, tiny_eagle3(target), PROMPTS, max_new_tokens=8, operators=0, window="fixed:2", do_sample=True
+        target, tiny_eagle3(target), PROMPTS, max_new_tokens=8, operators=0, window=window, do_sample=True
     )
     assert result.operators == []
     assert result.parts[OURS]["drawing draft tokens"] > 0
@@ -125,8 +107,6 @@ def test_nothing_to_profile_is_refused():
     target = tiny_target()
     with pytest.raises(ValueError, match="`prompts` is empty"):
         profile_cycles(target, tiny_eagle3(target), [])
-    with pytest.raises(ValueError, match="`window` drafts trees"):
-        profile_cycles(target, tiny_eagle3(target), PROMPTS, window="tree:4")
     with pytest.raises(ValueError, match="`max_new_tokens`=1"):
         profile_cycles(target, tiny_eagle3(target), PROMPTS, max_new_tokens=1)
 

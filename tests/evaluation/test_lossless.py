@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ppow_hf.evaluation import ResumeError, SuiteError, lossless
+from ppow_hf.evaluation.environment import decoding_code
 from ppow_hf.evaluation.lossless import check_lossless, differing, render_lossless
 from tests.evaluation.bench_utils import EXAMPLES, byte_tokenizer, tiny_models
 
@@ -36,6 +37,7 @@ def test_every_method_on_every_prompt(tmp_path):
         assert 0 < row["new_tokens"] <= 30
         assert (row["acceptance_length"] is None) == (row["method"] == "target")
     assert differing(results) == []
+    assert results["decoding_code"] == {decoding_code(): 5}
 
 
 def test_parts_make_the_whole(tmp_path):
@@ -68,6 +70,14 @@ def test_a_stopped_check_goes_on_in_other_shares(tmp_path, monkeypatch):
         results = check(tmp_path, part=part, parts=3)
     assert sorted(seen) == ["b", "c", "e"]
     assert results["results"] == check(tmp_path / "anew")["results"]
+
+
+def test_it_says_which_code_decoded(tmp_path, monkeypatch):
+    assert check(tmp_path, part=1, parts=2) is None
+    monkeypatch.setattr(lossless, "decoding_code", lambda: "another")
+    results = check(tmp_path, part=2, parts=2)
+    assert results["decoding_code"] == {decoding_code(): 3, "another": 2}
+    assert f"Decoding code (prompts): {decoding_code()} (3), another (2)." in render_lossless(results)
 
 
 def test_a_text_that_differs_is_found(tmp_path):
