@@ -188,10 +188,11 @@ def data(
     finish: Annotated[
         bool, typer.Option("--finish/--unfinished", help="--unfinished: a dataset of what a killed run left.")
     ] = True,
+    prepack: PrepackOption = False,
     seed: SeedOption = 0,
 ) -> None:
     """Let the target answer prompts: the data a drafter learns from. Resumes where it was killed."""
-    from ppow_hf import load_target
+    from ppow_hf import load_target, prepack_weights
     from ppow_hf.data import generate_responses, load_prompts, select_prompts
     from ppow_hf.targets import inference_dtype
 
@@ -208,6 +209,8 @@ def data(
         target_model, tokenizer = load_target(
             target, dtype=inference_dtype(device or "auto") if dtype == "auto" else dtype, device=device or "auto"
         )
+        if prepack:
+            prepack_weights(target_model)
     dataset = generate_responses(
         target_model,
         tokenizer,

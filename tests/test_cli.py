@@ -16,7 +16,10 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import constants
 from rich.console import Console
 
-from ppow_hf import AutoDrafter, cli, quickstart
+from ppow_hf import AutoDrafter, cli, drafters, quickstart
+from ppow_hf.drafters import prepacking
+from ppow_hf.drafters.prepacking import can_prepack
+from ppow_hf.evaluation import precision
 from ppow_hf.generation import CostModel
 from tests.command_testing_utils import call_main, contents, models, run, write_folders
 
@@ -128,6 +131,36 @@ def test_a_truncated_target_is_one_clear_line(tmp_path, monkeypatch, capsys):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     status, _, error = call_main(monkeypatch, capsys, "generate", "Hi", *models(folders))
     assert status == 1 and error.startswith("Error:") and "truncated or damaged" in error and "download" in error
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("name", ["generate", "calibrate", "data", "bench"])
+def test_prepack_is_of_the_target(folders, tmp_path, cache, monkeypatch, name, asked):
+    if not can_prepack(torch.nn.Linear(4, 4).bfloat16()):
+        pytest.skip("this CPU does not multiply bfloat16 matrices")
+    suite = tmp_path / "suite.jsonl"
+    suite.write_text(json.dumps({"id": "0", "suite": "own", "turns": ["abc"]}) + "\n")
+    drafter, output = ("--drafter", folders / "drafter"), ("--output", tmp_path / "out")
+    arguments = {
+        "generate": ("Hi", *drafter, "--max-new-tokens", 4),
+        "calibrate": (*drafter, *output),
+        "data": ("--prompts", folders / "prompts.jsonl", "--max-new-tokens", 4, *output),
+        "bench": (*drafter, "--suite", suite, "--method", "fixed:2", "--max-new-tokens", 4, *output),
+    }[name]
+    packed = []
+
+    def noting(model):
+        count = prepacking.prepack_weights(model)
+        packed.append((type(model).__name__, count > 0))
+        return count
+
+    # Every place that gets hold of it by name; drafters go on by themselves.
+    for place in (drafters, precision):
+        monkeypatch.setattr(place, "prepack_weights", noting)
+    options = ("--target", folders / "target", "--device", "cpu", "--dtype", "bfloat16")
+    result = run(name, *options, *arguments, *(["--prepack"] if asked else []))
+    assert result.exit_code == 0
+    assert packed == ([("LlamaForCausalLM", True)] if asked else [])
 
 
 # ---- calibrate -----------------------------------------------------------------------------------------------------

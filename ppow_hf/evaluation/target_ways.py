@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel, prepack_weights
-from .markdown import table, times
+from .markdown import environment_list, table, times
 from .measure import Generation, measure_generation
 from .methods import Method, check_methods, parse_methods
 
@@ -163,8 +163,33 @@ def _summary(
     )
 
 
+def render_ways(content: dict[str, Any]) -> str:
+    """
+    The report.
+
+    Args:
+        content (`dict`): `environment`, `arguments` (`prompts`, `num_prompts`, `max_new_tokens`, `dtype`) and `rows`,
+            of [`ways_rows`].
+
+    Returns:
+        `str`: Markdown.
+    """
+    arguments = content["arguments"]
+    text = (
+        "prepack: `ppow_hf.prepack_weights(target)`. compile: `torch.compile` on its forward pass, for any length. In "
+        f"turns on {arguments['num_prompts']} prompts of {', '.join(arguments['prompts'])}, "
+        f"{arguments['max_new_tokens']} new tokens, temperature 0, {arguments['dtype']}; medians over prompts. "
+        "Drafters prepack themselves in any case. Windows follow the costs of the target, so that in a narrow dtype "
+        "near-ties between two tokens can fall otherwise with another window: plain decoding shows whether the "
+        "numbers are the same."
+    )
+    rows = [WayOfMethod(**row) for row in content["rows"]]
+    parts = ["# The target as it is, prepacked, compiled", text, ways_table(rows)]
+    return "\n\n".join([*parts, environment_list(content["environment"])]) + "\n"
+
+
 def ways_table(rows: Sequence[WayOfMethod]) -> str:
-    """The result as Markdown."""
+    """The result as a table."""
     header = ["target", "method", "tok/s as it is", "tok/s so", "so over as it is", "first text, extra s", "same text"]
     lines = [
         [

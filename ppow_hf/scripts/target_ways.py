@@ -21,9 +21,8 @@ from transformers import set_seed
 from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.evaluation.markdown import environment_list
 from ppow_hf.evaluation.suites import load_suite
-from ppow_hf.evaluation.target_ways import WAYS, compare_ways, ways_rows, ways_table
+from ppow_hf.evaluation.target_ways import WAYS, compare_ways, render_ways, ways_rows
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.scripts.command_line import run
 from ppow_hf.scripts.compare_drafters import write_whole
@@ -75,20 +74,8 @@ def main(
     }
     content = {"environment": environment, "arguments": arguments, "rows": ways_rows(rows)}
     write_whole(output / "ways.json", json.dumps(content, indent=1) + "\n")
-    text = "\n".join(
-        [
-            "# The target as it is, prepacked, compiled",
-            "",
-            "prepack: `ppow_hf.prepack_weights(target)`. compile: `torch.compile` on its forward pass, any length. "
-            f"In turns on {len(examples)} prompts of {', '.join(arguments['prompts'])}, {max_new_tokens} new tokens, "
-            f"temperature 0, {arguments['dtype']}; medians over prompts.",
-            "",
-            ways_table(rows),
-            "",
-            environment_list(environment),
-        ]
-    )
-    write_whole(output / "ways.md", text + "\n")
+    text = render_ways(content)
+    write_whole(output / "ways.md", text)
     print(text)
 
 

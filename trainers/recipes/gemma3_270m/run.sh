@@ -32,7 +32,7 @@ data() {
     mapfile -t exclude < <(repeat --exclude "${evaluation[@]}")
     # The pretrained model: no chat template, so the first turn only, continued as plain text.
     ppow data --target $TARGET "${sources[@]}" "${exclude[@]}" --limit "${LIMIT:-500}" --max-turns 1 \
-        --max-new-tokens "${NEW_TOKENS:-128}" --output "$OUT/responses"
+        --prepack --max-new-tokens "${NEW_TOKENS:-128}" --output "$OUT/responses"
 }
 
 init() {

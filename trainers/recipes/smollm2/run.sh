@@ -31,7 +31,7 @@ data() {
     read -r -a sources <<< "${PROMPTS:?prompt files or datasets: NAME or NAME::COLUMN}"
     mapfile -t sources < <(repeat --prompts "${sources[@]}")
     mapfile -t exclude < <(repeat --exclude "${evaluation[@]}")
-    ppow data "${sources[@]}" "${exclude[@]}" --max-turns 2 --batch-size 48 --output "$OUT/responses"
+    ppow data "${sources[@]}" "${exclude[@]}" --max-turns 2 --batch-size 48 --prepack --output "$OUT/responses"
 }
 
 train() { # STAGE DRAFTER: trains it as STAGE.yaml says
