@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ppow_hf import AutoDrafter, CostModel, load_target
+from ppow_hf import AutoDrafter, CostModel, load_target, prepack_weights
 from ppow_hf.drafters import DrafterModel
 from ppow_hf.quickstart import REFERENCE_DRAFTER
 from ppow_hf.targets import DEFAULT_TARGET, EMBEDDED_TARGETS
@@ -120,6 +120,7 @@ class Models:
     def load(cls, device: str | None = None) -> Models:
         """Loads the target and finds the drafters, as the environment variables say."""
         target, tokenizer = load_target(default_target(), device=device or "auto")
+        prepack_weights(target)  # on a CPU: for plain decoding as for the drafter's
         return cls(target, tokenizer, find_drafters())
 
     def drafter(self, source: str | None = None) -> DrafterModel:
