@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 
-def run_recipe(script: Path, folder: Path, *stages: str) -> list[str]:
+def run_recipe(script: Path, folder: Path, *stages: str, **variables: str) -> list[str]:
     """Runs the script with commands that only note what they were asked for, and leave what the real ones leave."""
     binaries = folder / "bin"
     binaries.mkdir(exist_ok=True)
@@ -23,6 +23,7 @@ def run_recipe(script: Path, folder: Path, *stages: str) -> list[str]:
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "PROMPTS": "a.jsonl::q b.jsonl",
         "EVAL": "e.jsonl f.jsonl",
+        **variables,
     }
     subprocess.run([script, *stages], cwd=folder, env=environment, check=True, timeout=60)
     return (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []

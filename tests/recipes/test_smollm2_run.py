@@ -33,3 +33,18 @@ def test_every_stage_starts_from_the_one_before_and_finished_ones_are_skipped(tm
     assert calls[6].startswith("ppow calibrate") and calls[7].startswith("ppow bench")
     assert "--suite e.jsonl --suite f.jsonl" in calls[7] and len(calls) == 8
     assert run_recipe(RECIPE / "run.sh", tmp_path, "data", *TRAININGS, "finish") == []
+
+
+def test_the_same_on_a_gpu(tmp_path):
+    plain = run_recipe(RECIPE / "run.sh", tmp_path, "data", *TRAININGS)
+    assert "--batch-size 48 " in plain[0] and not any("use_cpu" in call or "max_seconds" in call for call in plain)
+    calls = run_recipe(RECIPE / "run.sh", tmp_path, "data", *TRAININGS, OUT="gpu", GPU="64", STAGE_SECONDS="100")
+    assert "--batch-size 512 " in calls[0]
+    options = "--max_seconds 100 --use_cpu false --per_device_train_batch_size 64"
+    for call, name in zip(calls[1:], TRAININGS, strict=True):
+        assert call.endswith(f"--output_dir gpu/{name} {options}")
+        _, training_args = make_parser().parse_args_and_config(
+            ["--config", str(RECIPE / f"{name}.yaml"), *options.replace("false", "true").split()]
+        )
+        assert (training_args.max_seconds, training_args.per_device_train_batch_size) == (100, 64)
+        assert training_args.use_cpu

@@ -10,11 +10,13 @@
 #
 # OUT is the output folder, RESPONSES the folders to train on (OUT/responses), DRAFTER the folder that is published,
 # LIMIT the benchmark's prompts a suite (all), MINUTES its time (no end): started again, it goes on. METHODS what it
-# compares. Everything else is in the stages' YAML files.
+# compares. GPU=64 trains on a GPU, 64 texts a step, and answers eight times as many prompts at once; STAGE_SECONDS is
+# the time of every training stage. Everything else is in the stages' YAML files.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 OUT=${OUT:-runs/smollm2}
 DRAFTER=${DRAFTER:-$OUT/drafter}
+options=(${STAGE_SECONDS:+--max_seconds "$STAGE_SECONDS"} ${GPU:+--use_cpu false --per_device_train_batch_size "$GPU"})
 METHODS=${METHODS:-target,prompt_lookup,fixed:2,fixed:3,fixed:4,fixed:5,fixed:6,fixed:7,fixed:8,cost_aware,lookup,mixed,tree,mixed_tree}
 read -r -a responses <<< "${RESPONSES:-$OUT/responses}"
 read -r -a evaluation <<< "${EVAL:?the evaluation files, which are never trained on}"
@@ -31,12 +33,14 @@ data() {
     read -r -a sources <<< "${PROMPTS:?prompt files or datasets: NAME or NAME::COLUMN}"
     mapfile -t sources < <(repeat --prompts "${sources[@]}")
     mapfile -t exclude < <(repeat --exclude "${evaluation[@]}")
-    ppow data "${sources[@]}" "${exclude[@]}" --max-turns 2 --batch-size 48 --prepack --output "$OUT/responses"
+    ppow data "${sources[@]}" "${exclude[@]}" --max-turns 2 --batch-size $((${GPU:-6} * 8)) --prepack \
+        --output "$OUT/responses"
 }
 
 train() { # STAGE DRAFTER: trains it as STAGE.yaml says
     [[ -f $OUT/$1/training_provenance.json ]] && return
-    ppow sft --config "$here/$1.yaml" ${2:+--drafter "$2"} --responses "${responses[@]}" --output_dir "$OUT/$1"
+    ppow sft --config "$here/$1.yaml" ${2:+--drafter "$2"} --responses "${responses[@]}" --output_dir "$OUT/$1" \
+        "${options[@]}"
 }
 
 sft() { train sft ""; }
