@@ -16,8 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
-from ..generation import CostModel, WindowConfig
-from ..generation.drafter_window import stored_window
+from ..generation import CostModel
 from .stopwatches import DRAFT, LOOP, OURS, THEIRS, VERIFY, Stopwatch, watch_chains, watch_drafter, watch_trees
 
 _RANGE = "ppow_draft"
@@ -111,8 +110,10 @@ def profile_cycles(
 
     decode(prompts[0], min(max_new_tokens, 16))  # warms up
     seconds: dict[str, float] = defaultdict(float)
+    trees = False  # by what was done: a drafter's own tree gives way to chains where it cannot be
     for inputs in prompts:
         decode(inputs)
+        trees = trees or any(cycle.parents for cycle in drafter.last_trace.cycles)
         result.cycles += len(drafter.last_trace.cycles)
         result.new_tokens += drafter.last_trace.new_tokens
         for phase, value in drafter.last_trace.seconds.items():
@@ -122,9 +123,8 @@ def profile_cycles(
         raise ValueError(f"Nothing was drafted within `max_new_tokens`={max_new_tokens}: give other prompts or more.")
     watch = Stopwatch(target.device)
     with ExitStack() as stack:
-        trees = WindowConfig.coerce(generate_kwargs.get("window"), stored_window(drafter)).tree is not None
+        watch_drafter(stack, watch, drafter)  # first: its cache is one of the kind that is watched for the target
         (watch_trees if trees else watch_chains)(stack, watch, target)
-        watch_drafter(stack, watch, drafter)
         for inputs in prompts:
             with watch.timing(LOOP, "the loops of both and everything else"):
                 decode(inputs)

@@ -6,14 +6,32 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+
+def _hash_of_sources(package: Path) -> str:
+    digest = hashlib.sha256()
+    for folder in ("drafters", "generation"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+# When it is imported: a run of hours must not state what was edited meanwhile.
+_DECODING_CODE = _hash_of_sources(Path(__file__).parents[1])
 CPU_DTYPE_FLAGS = ("avx512_bf16", "amx_bf16", "amx_int8", "avx512_fp16", "avx512f", "avx2", "bf16", "asimdhp")
 PACKAGES = ("ppow-hf", "torch", "transformers", "datasets", "numpy")
+
+
+def decoding_code() -> str:
+    """
+    Short hash of the sources that decode, drafters and generation: between two releases a version number does not tell
+    whether texts and times came from the same code.
+    """
+    return _DECODING_CODE
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -38,23 +56,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "decoding_code": decoding_code(),
     }
-
-
-@lru_cache
-def decoding_code() -> str:
-    """
-    Short hash of the sources that decode, drafters and generation: between two releases a version number does not tell
-    whether texts and times came from the same code.
-    """
-    return _hash_of_sources(Path(__file__).parents[1])
-
-
-def _hash_of_sources(package: Path) -> str:
-    digest = hashlib.sha256()
-    for folder in ("drafters", "generation"):
-        for path in sorted((package / folder).rglob("*.py")):
-            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _cpu_info() -> tuple[str, set[str]]:

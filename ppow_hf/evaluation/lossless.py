@@ -105,7 +105,7 @@ def check_lossless(
         "environment": describe_environment(target.device),
         "arguments": arguments,
         "drafter_hash": identity["drafter_hash"],
-        "decoding_code": dict(Counter(record["decoding_code"] for record in done.values())),
+        "decoding_code": dict(Counter(record.get("decoding_code", "not recorded") for record in done.values())),
         "results": _rows([done[example.suite, example.id] for example in examples], arguments),
     }
     write_json(output_dir / "lossless.json", results)
@@ -200,8 +200,8 @@ def render_lossless(results: dict[str, Any]) -> str:
         f"{arguments['max_new_tokens']} a turn. tau is the acceptance length, bonus token included; where the window "
         "adapts it depends on the costs of the machine, the text does not."
     )
-    versions = ", ".join(f"{code} ({count})" for code, count in results["decoding_code"].items())
-    text += f" Decoding code (prompts): {versions}."
+    if versions := results.get("decoding_code"):  # not in results of earlier versions
+        text += f" Decoding code (prompts): {', '.join(f'{code} ({count})' for code, count in versions.items())}."
     different = [
         f"`{row['method']}` on {row['suite']}: {', '.join(row['different'])}" for row in rows if row["different"]
     ]

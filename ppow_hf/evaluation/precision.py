@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..drafters import is_prepacked, prepack_weights, unpack_weights
+from ..drafters.prepacking import can_prepack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,10 +54,14 @@ def cast_floating(models: Iterable[nn.Module | None], dtype: torch.dtype) -> Ite
             parameter.data = data
 
 
+def _is_or_cannot_be(model: nn.Module) -> bool:
+    return is_prepacked(model) or not any(can_prepack(layer) for layer in model.modules())
+
+
 @contextmanager
 def prepacked(models: Iterable[nn.Module | None]) -> Iterator[None]:
-    """Prepack the weights of `models` inside the context, those that are not yet."""
-    packed = [model for model in models if model is not None and not is_prepacked(model)]
+    """Prepack the weights of `models` inside the context, where that can be and is not done yet."""
+    packed = [model for model in models if model is not None and not _is_or_cannot_be(model)]
     for model in packed:
         prepack_weights(model)
     try:

@@ -193,7 +193,8 @@ def watch_drafter(stack: ExitStack, watch: Stopwatch, drafter: DrafterModel) -> 
     for name in ("extend", "step", "step_tree"):
         watch.watch(stack, drafter, name, DRAFT, REST)
     watch.watch(stack, drafter, "keep_path", OURS, "keeping the accepted path")
-    watch.watch(stack, GrowingCache, "update", DRAFT, "cache")
+    for name in ("update", "crop"):
+        watch.watch(stack, GrowingCache, name, DRAFT, "cache")
     roles = {}
     for path, module in drafter.named_modules():
         role = _ROLES.get(path.rpartition(".")[2])

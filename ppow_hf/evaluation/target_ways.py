@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel, prepack_weights
+from ..generation import CostModel
 from .markdown import environment_list, table, times
 from .measure import Generation, measure_generation
 from .methods import Method, check_methods, parse_methods
@@ -66,7 +67,7 @@ class WayOfMethod:
         prompts (`int`), tokens (`int`): What was decoded, either way.
         as_is (`float`), changed (`float`): Tokens per second, medians over prompts.
         ratio (`float`): Median over prompts of changed over as it is.
-        first_seconds (`float`): What the first text took longer than the second time it was decoded.
+        first_seconds (`float`): What the first text took longer than the second time it was decoded, costs measured.
         identical (`int`): Prompts whose text is the same.
     """
 
@@ -124,6 +125,8 @@ def compare_ways(
     first: dict[tuple[str, str], float] = {}
     for way, model in tqdm(models.items(), desc="first texts", unit="way"):
         for method in chosen:
+            if method.kind == "window":
+                CostModel.for_models(model, drafter)  # not part of a text
             try:
                 seconds = decode(model, method, prompts[0]).seconds
             except Exception as error:
@@ -179,8 +182,8 @@ def render_ways(content: dict[str, Any]) -> str:
         "prepack: `ppow_hf.prepack_weights(target)`. compile: `torch.compile` on its forward pass, for any length. In "
         f"turns on {arguments['num_prompts']} prompts of {', '.join(arguments['prompts'])}, "
         f"{arguments['max_new_tokens']} new tokens, temperature 0, {arguments['dtype']}; medians over prompts. "
-        "Drafters prepack themselves in any case. Windows follow the costs of the target, so that in a narrow dtype "
-        "near-ties between two tokens can fall otherwise with another window: plain decoding shows whether the "
+        "EAGLE-3 drafters prepack themselves in any case. Windows follow the costs of the target, so that in a narrow "
+        "dtype near-ties between two tokens can fall otherwise with another window: plain decoding shows whether the "
         "numbers are the same."
     )
     rows = [WayOfMethod(**row) for row in content["rows"]]

@@ -93,10 +93,6 @@ def test_a_copy_goes_its_own_way():
     assert_same(other, same)
 
 
-def storage_of(states: torch.Tensor) -> int:
-    return states.untyped_storage().nbytes() // states.element_size()
-
-
 @pytest.mark.parametrize("filled", [False, True])
 @pytest.mark.parametrize("layers", ["from a config", "as they come"])
 def test_a_cache_grows_in_place_for_a_while_and_is_then_what_it_was(layers, filled):
@@ -126,10 +122,27 @@ def test_a_cache_grows_in_place_for_a_while_and_is_then_what_it_was(layers, fill
     assert_same(mine, plain)
     assert {type(layer) for layer in mine.layers} == {DynamicLayer}
     assert mine.layer_class_to_replicate is plain.layer_class_to_replicate
-    assert all(storage_of(states) == states.numel() for layer in mine.layers for states in (layer.keys, layer.values))
     # Whoever held the tensors from before still has them.
     assert all(states is None or torch.equal(states, saved) for states, saved in zip(held, before, strict=True))
+    before = [layer.keys for layer in mine.layers], [layer.keys.clone() for layer in mine.layers]
     feed(2)
+    assert_same(mine, plain)
+    mine.crop(-4), plain.crop(-4)
+    feed(3)
+    assert_same(mine, plain)
+    assert all(torch.equal(states, saved) for states, saved in zip(*before, strict=True))
+
+
+def test_a_layer_set_up_ahead_of_time():
+    mine, plain = DynamicCache(), DynamicCache()
+    for cache in (mine, plain):
+        cache.layers.append(DynamicLayer())
+        cache.layers[0].lazy_initialization(*columns(1))
+    with growing_in_place(mine):
+        for _ in range(3):
+            added = columns(2)
+            mine.update(*added, 0), plain.update(*added, 0)
+        assert type(mine.layers[0]) is GrowingLayer
     assert_same(mine, plain)
 
 
@@ -165,4 +178,4 @@ def test_other_layers_and_caches_are_left_alone():
 def test_spare_columns_are_limited():
     layer = GrowingLayer()
     layer.update(*columns(20_000, batch=1))
-    assert layer._buffers[0].shape[-2] == 20_000 + 4096
+    assert layer._buffers[0].shape[-2] == 20_000 + 512

@@ -93,6 +93,14 @@ def test_levels_of_several_nodes_are_told_from_single_steps():
     assert several <= set(wide) and not several & set(chains)
 
 
+def test_a_tree_that_gives_way_to_chains_is_profiled_as_chains():
+    target = tiny_target("mistral", sliding_window=4)
+    drafter = tiny_eagle3(target)
+    drafter.generation_config.window = WindowConfig(policy="fixed", tree=True)
+    parts = profile_cycles(target, drafter, PROMPTS, max_new_tokens=8, operators=0).parts[OURS]
+    assert "candidate generator" in parts and "growing the tree" not in parts
+
+
 @pytest.mark.parametrize("window", ["fixed:2", "tree:4"])
 def test_sampling_can_be_profiled(window):
     target = tiny_target()

@@ -80,6 +80,20 @@ def test_it_says_which_code_decoded(tmp_path, monkeypatch):
     assert f"Decoding code (prompts): {decoding_code()} (3), another (2)." in render_lossless(results)
 
 
+def test_it_goes_on_with_logs_from_before_that(tmp_path):
+    whole = check(tmp_path)
+    path = tmp_path / "records-1-of-1.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line.pop("decoding_code", None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
+    results = check(tmp_path)
+    assert results["results"] == whole["results"]
+    assert results["decoding_code"] == {"not recorded": 4, decoding_code(): 1}
+    del results["decoding_code"]
+    assert "Decoding code" not in render_lossless(results)
+
+
 def test_a_text_that_differs_is_found(tmp_path):
     target, drafter = tiny_models("eagle3")
 

@@ -1,12 +1,14 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import copy
 import json
 import os
 import shutil
 
 import pytest
+import torch
 
-from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig
+from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig, prepack_weights, unpack_weights
 from ppow_hf.generation.cost_measurement import _level_costs, cost_model_key, find_cost_model
 from ppow_hf.generation.cost_model import isotonic
 from ppow_hf.generation.tree_config import TreeConfig
@@ -289,3 +291,21 @@ def test_the_key_tells_models_and_dtypes_apart():
     keys.add(cost_model_key(target, tiny_eagle3(target)))
     keys.add(cost_model_key(target.to(torch.bfloat16), tiny_eagle3(target)))
     assert len(keys) == 4
+
+
+def test_costs_of_a_changed_target_are_its_own():
+    """The marks of `torch.compile` are private: this fails where they are gone."""
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    compiled, forward = copy.deepcopy(target), copy.deepcopy(target)
+    compiled.compile(backend="eager")
+    forward.forward = torch.compile(forward.forward, backend="eager")
+    plain = cost_model_key(target, drafter)
+    assert "compiled" not in plain and "prepacked" not in plain
+    assert cost_model_key(compiled, drafter) == cost_model_key(forward, drafter) != plain
+    narrow = copy.deepcopy(target).bfloat16()
+    before = cost_model_key(narrow, drafter)
+    if prepack_weights(narrow):
+        assert cost_model_key(narrow, drafter) != before
+        unpack_weights(narrow)
+    assert cost_model_key(narrow, drafter) == before

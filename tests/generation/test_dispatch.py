@@ -72,7 +72,6 @@ def test_the_cache_that_comes_back_is_a_plain_one(prompt, call, given):
     for mine, theirs in zip(cache.layers, plain.layers, strict=True):
         torch.testing.assert_close(mine.keys, theirs.keys, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(mine.values, theirs.values, rtol=1e-5, atol=1e-5)
-        assert mine.keys.untyped_storage().nbytes() == mine.keys.numel() * mine.keys.element_size()
 
 
 def test_gradients_flow_through_a_cache_that_came_back(prompt):
