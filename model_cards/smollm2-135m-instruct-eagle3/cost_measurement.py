@@ -70,6 +70,11 @@ def _identity(target: PreTrainedModel, drafter: DrafterModel) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
+def _is_compiled(model: PreTrainedModel) -> bool:
+    """Whether `torch.compile` has been there, on the module or on its forward pass. Private marks of torch's."""
+    return model._compiled_call_impl is not None or hasattr(model.forward, "_torchdynamo_orig_callable")
+
+
 def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
     """
     Names the circumstances a cost model is valid in: device, dtypes, library versions, and the sizes of both models.
@@ -86,6 +91,8 @@ def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
     dtypes = f"{str(target.dtype).removeprefix('torch.')}/{str(drafter.dtype).removeprefix('torch.')}"
     if is_prepacked(target):
         dtypes += ", target prepacked"
+    if _is_compiled(target):
+        dtypes += ", target compiled"
     versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
     return " | ".join((name, dtypes, versions, _identity(target, drafter)))
 

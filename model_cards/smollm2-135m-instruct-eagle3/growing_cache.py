@@ -17,7 +17,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 # Columns that are set aside beyond those needed: half as many again, between these.
-_SPARE, _MOST_SPARE = 256, 4096
+_SPARE, _MOST_SPARE = 256, 512
 
 
 class GrowingLayer(DynamicLayer):
@@ -46,13 +46,11 @@ class GrowingLayer(DynamicLayer):
         return new
 
     def given_back(self) -> DynamicLayer:
-        """A plain layer with the same contents, in memory of its own and no more of it than they need."""
+        """A plain layer with the same contents. Its own updates write nowhere: they join, and so make new tensors."""
         layer = DynamicLayer()
         if self.is_initialized:
             layer.lazy_initialization(self.keys, self.values)
-            layer.keys, layer.values = (
-                states.clone(memory_format=torch.contiguous_format) for states in (self.keys, self.values)
-            )
+            layer.keys, layer.values = self.keys, self.values
         return layer
 
     def update(
@@ -71,6 +69,7 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)  # graphs cannot write into views
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self.keys.dim() == 1:  # as they are before the first update
             self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
         start, added = self.keys.shape[-2], key_states.shape[-2]
         end = start + added
@@ -89,10 +88,11 @@ class GrowingLayer(DynamicLayer):
         Args:
             tokens_to_remove (`int`): How many, as a negative number.
         """
-        own = self._is_own()
-        super().crop(tokens_to_remove)
-        if own:
-            self._shown = self.keys, self.values
+        if tokens_to_remove >= 0 or not self._is_own():
+            super().crop(tokens_to_remove)
+            return
+        length = max(self.keys.shape[-2] + tokens_to_remove, 0)
+        self.keys, self.values = self._shown = tuple(states.narrow(-2, 0, length) for states in self._shown)
 
     def _is_own(self) -> bool:
         """Whether keys and values are those of the buffers: to reorder or move a cache puts others in their place."""

@@ -16,7 +16,7 @@ from .configuration_drafter import DrafterConfig
 from .drafter_state import DrafterState
 from .loading import HUB_ARGUMENTS, check_target, load_checked
 from .packed_windows import PackedState
-from .prepacking import prepack_weights
+from .prepacking import keep_prepacked, unpack_weights
 from .target_features import check_layer_ids
 
 logger = logging.get_logger(__name__)
@@ -43,6 +43,8 @@ class DrafterModel(PreTrainedModel):
     max_ttt_steps: int = 1
     # Whether it has no model, so that its own proposals are lookup's.
     proposes_by_lookup: bool = False
+    # Whether it prepacks its weights for decoding (bfloat16 on a CPU), for the memory of a second copy of them.
+    prepacks: bool = False
 
     def __init__(self, config: DrafterConfig):
         super().__init__(config)
@@ -75,9 +77,21 @@ class DrafterModel(PreTrainedModel):
         Args:
             batch_size (`int`, *optional*, defaults to 1): Number of sequences drafted side by side.
         """
-        if not self.training:
-            prepack_weights(self)
+        if self.prepacks and not self.training:
+            keep_prepacked(self)
         return DrafterState(batch_size=batch_size)
+
+    def train(self, mode: bool = True) -> "DrafterModel":
+        """
+        As of any module. In training mode weights change, and optimizers that run fused do not say so: what was
+        prepacked of them goes.
+
+        Args:
+            mode (`bool`, *optional*, defaults to `True`): Training (`True`) or evaluation.
+        """
+        if mode:
+            unpack_weights(self)
+        return super().train(mode)
 
     def extend(
         self,

@@ -49,6 +49,7 @@ class Eagle3Drafter(DrafterModel):
     config_class = Eagle3DrafterConfig
     prediction_offset = 2
     max_ttt_steps = 8
+    prepacks = True
     _no_split_modules = ["Eagle3DecoderLayer", "Eagle3ExtraDecoderLayer"]
 
     def __init__(self, config: Eagle3DrafterConfig):

@@ -6,8 +6,8 @@ Linear weights laid out once as the processor's matrix kernels read them (ours).
 
 A bfloat16 product on a CPU wants its weights in blocks of pairs. torch keeps them in rows and lets the kernel lay them
 out anew for every product, which for the few rows of a decoding step costs more than the product itself. Prepacked
-layers keep the blocks beside the rows: two to three times faster on the CPU measured, with the same numbers, for the
-memory of a second copy. Anything but plain inference in that dtype goes the usual way.
+layers keep the blocks beside the rows: two to three times faster on the CPU measured, up to rounding with the same
+numbers, for the memory of a second copy. Anything but plain inference in that dtype goes the usual way.
 
 The only place that touches torch's private oneDNN operators.
 """
@@ -31,30 +31,42 @@ class _Blocks(NamedTuple):
     blocks: torch.Tensor
     weight: torch.Tensor
     version: int
+    sample: torch.Tensor
 
     def stand_for(self, weight: torch.Tensor) -> bool:
-        """Whether this is still that weight, and unchanged."""
+        """Whether this is still that weight, and has not been written to, as far as torch keeps count."""
+        held = self.weight
         return (
-            weight.data_ptr() == self.weight.data_ptr()
-            and weight.dtype == self.weight.dtype
+            weight.data_ptr() == held.data_ptr()
+            and weight.dtype == held.dtype
+            and weight.shape == held.shape
+            and weight.stride() == held.stride()
             and weight._version == self.version
         )
 
 
-# Beside the layers and not in them: copies, pickles and state dicts of a model know nothing of blocks.
+# Beside the layers and not in them: copies and state dicts of a model hold no blocks.
 _BLOCKS: weakref.WeakKeyDictionary[nn.Linear, _Blocks] = weakref.WeakKeyDictionary()
+# Layers whose blocks torch could not make, or whose products came out differently.
+_REFUSED: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
 
 
 class PrepackedLinear(nn.Linear):
     """
-    A linear layer that multiplies by its blocks where it has any and they are those of its weight. A changed, replaced
-    or moved weight, gradients, autocast and other dtypes take the usual product.
+    A linear layer that multiplies by its blocks where it has any and they are those of its weight. Another weight,
+    gradients, autocast and other dtypes take the usual product. Not every change can be seen, see [`prepack_weights`].
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if (blocks := current_blocks(self, input)) is None:
             return functional.linear(input, self.weight, self.bias)
         return _multiply(input, blocks, self.bias)
+
+    @property
+    def prepacked(self) -> bool:
+        """`bool`: Whether there are blocks that stand for the weight."""
+        known = _BLOCKS.get(self)
+        return known is not None and known.stand_for(self.weight)
 
 
 def current_blocks(layer: nn.Linear, input: torch.Tensor) -> torch.Tensor | None:
@@ -112,56 +124,88 @@ def can_prepack(layer: nn.Module) -> bool:
     if type(layer) not in (nn.Linear, PrepackedLinear) or "forward" in layer.__dict__:
         return False
     weight = layer.weight
-    if (
-        type(weight) is not nn.Parameter
-        or weight.dtype != torch.bfloat16
-        or not weight.is_cpu
-        or weight.is_inference()
-    ):
+    if type(weight) is not nn.Parameter or weight.is_inference() or not weight.numel():
         return False
-    return bool(weight.numel()) and torch.backends.mkldnn.enabled and _supported()
+    return weight.is_cpu and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.enabled and _supported()
 
 
 def _supported() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@torch.no_grad()
 def prepack_weights(model: nn.Module) -> int:
     """
-    Prepacks the linear layers of a model for decoding on a CPU: the same text, faster, with a drafter and without one.
+    Prepacks the linear layers of a model for decoding on a CPU: faster with a drafter and without one.
 
-    Call it after weights have been changed, too. Layers that cannot profit are left as they are, so that it does
-    nothing on a GPU or in float32. A weight that is later written to through `.data` is not noticed: call it again.
+    Layers that cannot profit are left as they are, so that it does nothing on a GPU or in float32. Optimizers that run
+    fused and writes through `.data` change weights without torch noticing: call it again behind them. Before a model
+    is moved or converted, [`unpack_weights`] frees the memory.
 
     Args:
-        model (`nn.Module`): A target. Drafters prepack themselves.
+        model (`nn.Module`): A target, or a [`CausalLMDrafter`]. [`Eagle3Drafter`]s prepack themselves.
 
     Returns:
-        `int`: How many layers are prepacked, all together.
+        `int`: How many layers are prepacked.
     """
+    return _prepack(model, anew=True)
+
+
+def keep_prepacked(model: nn.Module) -> None:
+    """
+    [`prepack_weights`] for every call of a model: only what is not prepacked yet or has changed is laid out, of which
+    a sample of the weights tells what torch does not.
+
+    Args:
+        model (`nn.Module`): A drafter.
+    """
+    _prepack(model, anew=False)
+
+
+@torch.no_grad()
+def _prepack(model: nn.Module, anew: bool) -> int:
     count = 0
     agreed: dict[torch.Size, bool] = {}
     for layer in model.modules():
+        known = _BLOCKS.get(layer) if isinstance(layer, nn.Linear) else None
         if not can_prepack(layer):
+            if known is not None:
+                _unpack(layer)
             continue
         weight = layer.weight
-        known = _BLOCKS.get(layer)
-        if known is None or not known.stand_for(weight):
-            blocks = _blocks_of(weight)
-            # Once per shape: the operators are torch's own affair, and a text must not hang on them.
-            if weight.shape not in agreed:
-                agreed[weight.shape] = _agree(layer, blocks)
-            if not agreed[weight.shape]:
+        if anew or known is None or not known.stand_for(weight) or not torch.equal(known.sample, _sample(weight)):
+            if layer in _REFUSED and not anew:
                 continue
-            _BLOCKS[layer] = _Blocks(blocks, weight.detach(), weight._version)
+            blocks = _checked_blocks(layer, agreed)
+            if blocks is None:
+                _unpack(layer)
+                _REFUSED.add(layer)
+                continue
+            _REFUSED.discard(layer)
+            _BLOCKS[layer] = _Blocks(blocks, weight.detach(), weight._version, _sample(weight))
         layer.__class__ = PrepackedLinear
         count += 1
     return count
 
 
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    """A few numbers from all over a weight."""
+    flat = weight.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 61)].clone()
+
+
+def _checked_blocks(layer: nn.Linear, agreed: dict[torch.Size, bool]) -> torch.Tensor | None:
+    """Blocks, if torch makes them and they multiply as they should: no text must hang on private operators."""
+    try:
+        blocks = _blocks_of(layer.weight)
+        if layer.weight.shape not in agreed:  # once per shape
+            agreed[layer.weight.shape] = _agree(layer, blocks)
+    except (RuntimeError, AttributeError):
+        return None
+    return blocks if agreed[layer.weight.shape] else None
+
+
 def _agree(layer: nn.Linear, blocks: torch.Tensor) -> bool:
-    """Whether both ways give the same product, up to the rounding of its last digit."""
+    """Whether both ways give the same product up to rounding."""
     # No random numbers: the generators of a call that prepacks must not move.
     rows = torch.arange(3 * layer.in_features).mul_(7919).remainder_(2003).sub_(1001).view(3, -1)
     rows = (rows / 1001.0).to(layer.weight.dtype)
@@ -172,25 +216,32 @@ def _agree(layer: nn.Linear, blocks: torch.Tensor) -> bool:
 
 def unpack_weights(model: nn.Module) -> None:
     """
-    Takes [`prepack_weights`] back and frees its memory.
+    Takes [`prepack_weights`] back and frees its memory. To keep an [`Eagle3Drafter`] from prepacking itself with the
+    next call, set its `prepacks` to `False`.
 
     Args:
         model (`nn.Module`): The model.
     """
     for layer in model.modules():
         if type(layer) is PrepackedLinear:
-            layer.__class__ = nn.Linear
-            _BLOCKS.pop(layer, None)
+            _unpack(layer)
+
+
+def _unpack(layer: nn.Linear) -> None:
+    _BLOCKS.pop(layer, None)
+    if type(layer) is PrepackedLinear:
+        layer.__class__ = nn.Linear
 
 
 def is_prepacked(model: nn.Module) -> bool:
     """
-    Whether any layer of a model multiplies by blocks.
+    Whether a model multiplies by blocks, those of its first prepacked layer at least.
 
     Args:
         model (`nn.Module`): The model.
     """
     for layer in model.modules():
-        if type(layer) is PrepackedLinear and (known := _BLOCKS.get(layer)) is not None:
-            return known.stand_for(layer.weight)
+        # By name: a drafter from the Hub brings a class of its own.
+        if isinstance(layer, nn.Linear) and isinstance(getattr(type(layer), "prepacked", None), property):
+            return layer.prepacked
     return False
