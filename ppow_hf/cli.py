@@ -346,7 +346,13 @@ def demo(
 @app.command()
 def compare(
     drafter: Annotated[list[str], typer.Option("--drafter", help="NAME=FOLDER of a drafter; several times.")],
-    suite: Annotated[list[str], typer.Option("--suite", help="Prompts, as for `ppow data`; several times.")],
+    suite: Annotated[
+        list[str],
+        typer.Option(
+            "--suite",
+            help="Prompts, as for `ppow data` and not a suite name of `ppow bench`; several times.",
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the texts, results.json and report.md.")] = Path(
         "runs/compare"
     ),

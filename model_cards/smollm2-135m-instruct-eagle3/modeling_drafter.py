@@ -350,11 +350,13 @@ class DrafterModel(PreTrainedModel):
 
     def _plain_generation_config(self) -> GenerationConfig:
         """A copy of the generation configuration whose window is a plain dict, as JSON wants it."""
+        from .window_config import WindowConfig
+
         values = {k: v for k, v in self.generation_config.to_diff_dict().items() if k != "window"}
         plain = GenerationConfig(**values)
         window = getattr(self.generation_config, "window", None)
         if window is not None:
-            plain.window = window if isinstance(window, dict) else window.to_dict()
+            plain.window = window if isinstance(window, dict) else WindowConfig.coerce(window).to_dict()
         return plain
 
     @classmethod

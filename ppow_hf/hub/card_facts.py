@@ -99,8 +99,8 @@ class CardFacts:
         folder (`Path`): The drafter's folder.
         config, generation (`dict`): Contents of `config.json` and `generation_config.json`.
         weights ([`Weights`]): Size of the drafter.
-        supervised, ppow (`dict`, *optional*): Provenance of the two training stages; `None` for a stage that was not
-            run or not recorded.
+        supervised, ppow (`dict`, *optional*): Provenance of the two training stages, of the last run of each; `None`
+            for a stage that was not run or not recorded.
         provenance (`dict`): All of `provenance.json`.
         log (`dict`): `training_log.json`.
         costs (`list[dict]`): Entries of `cost_model.json`.
@@ -185,14 +185,14 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
             "for what `drafter.save_pretrained` wrote."
         )
     provenance = _read_json(folder / "provenance.json") or {}
-    stages = training_stages(provenance)
+    runs = training_runs(provenance)
     facts = CardFacts(
         folder=folder,
         config=config,
         generation=_read_json(folder / "generation_config.json") or {},
         weights=_read_weights(folder),
-        supervised=stages.get("supervised"),
-        ppow=stages.get("ppow"),
+        supervised=runs.get("supervised", [None])[0],
+        ppow=runs.get("ppow", [None])[0],
         provenance=provenance,
         log=_read_json(folder / "training_log.json") or {},
         costs=_read_costs(folder / "cost_model.json"),
@@ -205,23 +205,23 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
     return facts
 
 
-def training_stages(provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def training_runs(provenance: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """
-    The training stages behind a drafter, from the last one back along what each was started from.
+    The training behind a drafter, from the last run back along what each was started from.
 
     Args:
         provenance (`dict`): `provenance.json`.
 
     Returns:
-        `dict[str, dict]`: The last run of every stage, `"supervised"` and `"ppow"`.
+        `dict[str, list[dict]]`: The runs of every stage, `"supervised"` and `"ppow"`, the last one first.
     """
-    stages: dict[str, dict[str, Any]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     record: Any = provenance
     while isinstance(record, dict):
         if record.get("stage") in ("supervised", "ppow"):
-            stages.setdefault(record["stage"], record)
+            runs.setdefault(record["stage"], []).append(record)
         record = record.get("started_from") or record.get("continued_from")
-    return stages
+    return runs
 
 
 def is_window(method: str) -> bool:

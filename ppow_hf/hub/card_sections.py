@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .card_facts import Benchmark, CardFacts, public_text
+from .card_facts import Benchmark, CardFacts, public_text, training_runs
 from .card_results import benchmark_section, lossless_rows, number, other_methods, own_summary, percent
 from .card_window import describe_window
 
@@ -60,6 +60,7 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
     tokens = main.results["arguments"].get("max_new_tokens") if main else None
     cost_rows = [_cost_row(entry) for entry in facts.costs]
     data_rows = [_data_row(entry) for entry in facts.responses]
+    runs = training_runs(facts.provenance)
     return {
         "title": title,
         "repo": repo,
@@ -85,8 +86,8 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
         "data_header": ["source", "rows", "response tokens", "answered by", "checksum", "licence"],
         "data": data_rows,
         "stages": [
-            _stage("Supervised stage", facts.supervised, facts.log if not facts.ppow else {}),
-            _stage("PPOW stage (window-level reinforcement learning)", facts.ppow, facts.log if facts.ppow else {}),
+            _stage("Supervised stage", runs.get("supervised", []), facts.log if not facts.ppow else {}),
+            _stage("PPOW stage (window-level reinforcement learning)", runs.get("ppow", []), facts.log),
         ],
         "calibration": _calibration(facts),
         "resources": _resources(facts),
@@ -128,9 +129,16 @@ def _description(facts: CardFacts) -> list[tuple[str, str]]:
         rows.append(("Draft vocabulary", f"{config['draft_vocab_size']} of {config['vocab_size']} tokens"))
     if window is not None:
         rows.append(("Window", describe_window(window)))
-    trained = [name for name, stage in (("supervised", facts.supervised), ("PPOW", facts.ppow)) if stage]
+    supervised = "supervised, with PPOW's window reward in closed form" if _window_reward(facts) else "supervised"
+    trained = [name for name, stage in ((supervised, facts.supervised), ("PPOW", facts.ppow)) if stage]
     rows.append(("Training stages", ", ".join(trained) if trained else _ABSENT))
     return rows
+
+
+def _window_reward(facts: CardFacts) -> float:
+    """Largest weight of the exact window reward in any supervised run."""
+    runs = training_runs(facts.provenance).get("supervised", [])
+    return max(((run.get("training") or {}).get("window_reward_weight") or 0.0 for run in runs), default=0.0)
 
 
 def _shares_embedding(config: dict[str, Any]) -> bool:
@@ -175,11 +183,15 @@ def _data_row(entry: dict[str, Any]) -> list[str]:
     return [cell.replace("|", "\\|") for cell in cells]
 
 
-def _stage(title: str, stage: dict[str, Any] | None, log: dict[str, Any]) -> dict[str, Any]:
-    if not stage:
+def _stage(title: str, runs: list[dict[str, Any]], log: dict[str, Any]) -> dict[str, Any]:
+    if not runs:
         absent = "Not recorded." if title.startswith("Supervised") else "Not run, or not recorded."
         return {"title": title, "rows": [], "absent": absent}
-    rows = [
+    stage = runs[0]
+    rows = []
+    if len(runs) > 1:
+        rows.append(("what is shown", f"the last of {len(runs)} runs, each from the one before (`provenance.json`)"))
+    rows += [
         (label, str(stage[name]))
         for name, label in (("train_rows", "training rows"), ("train_response_tokens", "response tokens"))
         if name in stage
@@ -193,7 +205,8 @@ def _stage(title: str, stage: dict[str, Any] | None, log: dict[str, Any]) -> dic
     rows += [
         (name, _setting(arguments[name]))
         for name in ("initialization", "target_dtype", "rewards")
-        if name in arguments
+        # A run that went on from a drafter did not start from anything else.
+        if name in arguments and not (name == "initialization" and arguments.get("drafter"))
     ]
     best = stage.get("best") or {}
     if best.get("metric") is not None:
@@ -237,10 +250,13 @@ def _calibration(facts: CardFacts) -> list[list[str]]:
 
 def _resources(facts: CardFacts) -> list[str]:
     lines = []
-    for name, stage in (("Supervised stage", facts.supervised), ("PPOW stage", facts.ppow)):
-        seconds = ((stage or {}).get("result") or {}).get("train_runtime")
-        if stage:
-            lines.append(f"{name}: {f'{seconds:.0f} seconds' if seconds is not None else 'time not measured'}")
+    runs = training_runs(facts.provenance)
+    for name, own in (("Supervised stage", runs.get("supervised")), ("PPOW stage", runs.get("ppow"))):
+        if not own:
+            continue
+        times = [(run.get("result") or {}).get("train_runtime") for run in own]
+        together = f" in {len(own)} runs" if len(own) > 1 else ""
+        lines.append(f"{name}: " + ("time not measured" if None in times else f"{sum(times):.0f} seconds{together}"))
     if not lines:
         lines.append("Training time: not measured")
     carbon = facts.provenance.get("co2_eq_emissions")
@@ -299,7 +315,12 @@ def _limitations(facts: CardFacts) -> list[str]:
     elif not any(row["temperature"] for benchmark in facts.benchmarks for row in benchmark.rows):
         lines.append("Sampling (temperature above zero): not measured.")
     if not facts.ppow and not by_lookup:
-        lines.append("No PPOW stage: this drafter was not trained on windows.")
+        weight = _window_reward(facts)
+        lines.append(
+            f"No PPOW stage with rollouts: trained on PPOW's expected reward in closed form (weight {weight:g})."
+            if weight
+            else "No PPOW stage: this drafter was not trained on windows."
+        )
     return lines
 
 

@@ -3,7 +3,7 @@
 """
 Acceptance length of several drafters on the same greedy texts of their target, with paired intervals.
 
-    ppow compare --drafter first=runs/sft --drafter second=runs/ppow --suite gsm8k --output runs/compare
+    ppow compare --drafter first=runs/sft --drafter second=runs/ppow --suite prompts.jsonl --output runs/compare
 
 The texts are made once and kept. A drafter is replayed on them at some four texts a second on two cores, where
 decoding takes minutes. What was measured is kept per drafter and taken again as long as its weights are the same.
@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 
 from ppow_hf import AutoDrafter
-from ppow_hf.data import generate_responses, load_prompts, load_responses
+from ppow_hf.data import generate_responses, load_prompts
 from ppow_hf.evaluation.compare import AcceptanceFigure, PromptOutcome, acceptance_figures, measure_acceptance
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.precision import fingerprint
@@ -36,13 +36,20 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def greedy_answers(target, tokenizer, suites: Sequence[str], folder: Path, max_new_tokens: int) -> Dataset:
-    """The target's greedy answers to the suites' prompts, made or read from `folder`. For evaluation only."""
-    if (folder / "provenance.json").exists():
-        return load_responses(folder)
+    """
+    The target's greedy answers to the suites' prompts, made or, where they are the same, read from `folder`. For
+    evaluation only.
+    """
     prompts = [prompt for suite in suites for prompt in load_prompts(suite)]
-    return generate_responses(
-        target, tokenizer, prompts, folder, max_new_tokens=max_new_tokens, temperatures={0.0: 1.0}
-    )
+    try:
+        return generate_responses(
+            target, tokenizer, prompts, folder, max_new_tokens=max_new_tokens, temperatures={0.0: 1.0}
+        )
+    except FileExistsError as error:
+        raise ValueError(
+            f"`{folder}` holds other answers than those of this target to these suites: give another `--output`, or "
+            "remove the folder."
+        ) from error
 
 
 def outcomes_of(target, folder: str | os.PathLike, answers: Dataset, window: int, kept: Path) -> list[PromptOutcome]:

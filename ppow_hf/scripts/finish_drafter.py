@@ -4,7 +4,7 @@
 From a training output to a folder that can be shared: calibrate the acceptance estimate, store in the target's dtype.
 
     python trainers/finish_drafter.py --drafter runs/sft_smollm2 --responses runs/responses \
-        --output_dir model_cards/smollm2-135m-instruct-eagle3
+        --output_dir my-drafter
 
 The estimate is fitted on the held-out rows of the training responses, never on evaluation prompts.
 """

@@ -232,10 +232,28 @@ def test_the_ppow_stage_is_told_only_where_it_was_run(folder):
     text = write_card(folder).read_text()
     assert "Not run, or not recorded." not in text and "| `group_size` | 8 |" in text
     assert "| `cost_ratio` | measured |" in text and "| `learning_rate` | 5e-06 |" in text
-    assert f"| `ttt_steps` | {supervised['training']['ttt_steps']} |" in text and "supervised, PPOW |" in text
+    assert f"| `ttt_steps` | {supervised['training']['ttt_steps']} |" in text
+    assert "| Training stages | supervised, with PPOW's window reward in closed form, PPOW |" in text
     assert "| best `tau` during training, at step 40 | 2.346 |" in text
     data = next(table for table in _tables(text) if table[0][0] == "source")
     assert [row[:2] for row in data[1:]] == [["`smollm2_responses.jsonl`", "7758"], ["`more.jsonl`", "17"]]
+
+
+def test_runs_of_one_stage_are_told_together(folder):
+    """Of a drafter trained in several runs the last is shown, and their times are added up."""
+    last = json.loads((folder / "provenance.json").read_text())
+    last["result"] = {"train_runtime": 100.0}
+    last["arguments"] = {**last.get("arguments", {}), "drafter": "runs/before", "initialization": "target"}
+    before = {"stage": "supervised", "training": {"window_reward_weight": 1.0}, "result": {"train_runtime": 20.5}}
+    first = {"stage": "supervised", "training": {}, "result": {"train_runtime": 3.0}}
+    last.pop("started_from", None)
+    (folder / "provenance.json").write_text(json.dumps(last | {"continued_from": before | {"continued_from": first}}))
+    text = write_card(folder).read_text()
+    assert "| what is shown | the last of 3 runs, each from the one before (`provenance.json`) |" in text
+    assert "Supervised stage: 124 seconds in 3 runs" in text and "| initialization |" not in text
+    assert "supervised, with PPOW's window reward in closed form |" in text
+    assert "trained on PPOW's expected reward in closed form (weight 1)." in text
+    assert "was not trained on windows" not in text
 
 
 # ---- what is missing -----------------------------------------------------------------------------------------------

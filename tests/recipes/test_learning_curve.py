@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ppow_hf.data import load_responses
 from ppow_hf.evaluation.compare import measure_acceptance
 from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_eagle3
@@ -65,7 +66,7 @@ def test_the_curve_is_what_replaying_every_checkpoint_gives(script, tmp_path, mo
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["prompts"] == 5 and results["suites"] == ["letters", "words"]
     assert [(e["stage"], e["texts"]) for e in results["held_out"]] == [("first", 40), ("first", 80), ("second", 100)]
-    answers = script.compare_drafters.__globals__["load_responses"](tmp_path / "work" / "answers")
+    answers = load_responses(tmp_path / "work" / "answers")
     for entry, seed in zip(results["held_out"], (10, 0, 3), strict=True):
         outcomes = measure_acceptance(target, tiny_eagle3(target, seed=seed), answers, 3)
         for suite, tau in entry["by_suite"].items():

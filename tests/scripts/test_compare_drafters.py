@@ -76,3 +76,16 @@ def test_no_drafter(models, tmp_path):
     target, tokenizer, suite = models
     with pytest.raises(ValueError, match="`drafters` is empty"):
         compare_drafters(target, tokenizer, {}, [str(suite)], tmp_path / "out")
+
+
+def test_answers_to_other_prompts_are_not_taken(models, tmp_path):
+    target, tokenizer, suite = models
+    arguments = (target, tokenizer, {"first": tmp_path / "first"})
+    output = tmp_path / "other"
+    compare_drafters(*arguments, [str(suite)], output, window=3, max_new_tokens=8)
+    with pytest.raises(ValueError, match="holds other answers .* another `--output`"):
+        compare_drafters(*arguments, [str(suite)], output, window=3, max_new_tokens=9)
+    more = tmp_path / "more.jsonl"
+    more.write_text(suite.read_text() + json.dumps({"prompt": "one more"}) + "\n")
+    with pytest.raises(ValueError, match="holds other answers"):
+        compare_drafters(*arguments, [str(more)], output, window=3, max_new_tokens=8)

@@ -147,7 +147,8 @@ def main() -> None:
         *path, last = key.split(".")
         places = [config]
         if path and path[0] in ("sft", "ppow"):  # a stage's defaults reach all of its arms
-            places = [arm for arm in config["arms"].values() if arm["stage"] == path.pop(0)]
+            stage = path.pop(0)
+            places = [arm for arm in config["arms"].values() if arm["stage"] == stage]
         for place in places:
             for part in path:
                 place = place[part]
