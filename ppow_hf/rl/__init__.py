@@ -11,7 +11,7 @@ from .acceptance import (
     reach_probabilities,
     sampled_accepted,
 )
-from .advantages import group_advantages, token_advantages
+from .advantages import group_advantages, survivor_advantages, token_advantages
 from .criticality import Criticality, criticality, window_values
 from .exact_reward import expected_speedup_reward
 from .losses import entropy, expected_length_loss, policy_loss, target_kl
@@ -64,6 +64,7 @@ __all__ = [
     "target_prefix",
     "target_windows",
     "text_mask",
+    "survivor_advantages",
     "token_advantages",
     "token_agreement_reward",
     "verify_windows",

@@ -1,6 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Group-relative advantages (paper, after GRPO) and which tokens of a window get them."""
+"""Group-relative advantages (paper, after GRPO), those among survivors (ours), and which tokens get them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 
 from .acceptance import prefix_credit_mask, widen, window_mask
 
-__all__ = ["ADVANTAGE_SCALES", "CREDITS", "group_advantages", "token_advantages"]
+__all__ = ["ADVANTAGE_SCALES", "BASELINES", "CREDITS", "group_advantages", "survivor_advantages", "token_advantages"]
 
 ADVANTAGE_SCALES = ("group", "none")
+BASELINES = ("group", "survivors")
 CREDITS = ("window", "prefix")
 
 
@@ -78,11 +79,65 @@ def group_advantages(
     return torch.where(highest > lowest, centred / (deviation + epsilon), 0.0)
 
 
+def survivor_advantages(
+    rewards: torch.Tensor,
+    accepted: torch.LongTensor,
+    window_size: int,
+    scale: str = "group",
+    epsilon: float = 1e-4,
+) -> torch.Tensor:
+    """
+    Advantages of the tokens of windows that are verified greedily: a window's reward minus the mean reward of the
+    other windows of its group that were accepted as far (ours).
+
+    Greedy verification accepts the target's own path and nothing else, so all windows that are accepted up to a
+    position stand in the same state there, and which token is best in it is told by them alone. The mean of the whole
+    group rewards a window for the luck of having got there: for sampled windows that cancels on average, at the price
+    of variance, but the greedy window, which is no sample, is taught the very token it was refused at.
+
+    Args:
+        rewards (`torch.Tensor` of shape `(num_starts, group_size)`): Rewards of the windows.
+        accepted (`torch.LongTensor` of shape `(num_starts, group_size)`): `k`, by greedy verification.
+        window_size (`int`): K.
+        scale (`str`, *optional*, defaults to `"group"`): `"group"` divides by the standard deviation of the group's
+            rewards, `"none"` does not.
+        epsilon (`float`, *optional*, defaults to 1e-4): Added to the standard deviation.
+
+    Returns:
+        `torch.Tensor` of shape `(num_starts, group_size, window_size)`, at least float32: of the accepted tokens and
+        the first refused one; 0 behind them, and where no other window of the group has come.
+
+    Raises:
+        ValueError: If a shape or `scale` is wrong, there are fewer than two windows in a group, or a reward is not
+            finite.
+    """
+    group = group_advantages(rewards, scale, epsilon)
+    if rewards.dim() != 2 or accepted.shape != rewards.shape:
+        raise ValueError(
+            "`rewards` and `accepted` must have the shape (num_starts, group_size), got "
+            f"{tuple(rewards.shape)} and {tuple(accepted.shape)}."
+        )
+    rewards, accepted = widen(rewards.detach())[..., None], accepted.to(rewards.device)[..., None]
+    reached = accepted >= torch.arange(window_size, device=rewards.device)
+    count = reached.sum(1, keepdim=True)
+    mean = torch.where(reached, rewards, 0.0).sum(1, keepdim=True) / count.clamp_min(1)
+    # Of the others alone: with itself among them, what few survivors say would count for less.
+    centred = (rewards - mean) * (count / (count - 1).clamp_min(1))
+    lowest = torch.where(reached, rewards, float("inf")).amin(1, keepdim=True)
+    highest = torch.where(reached, rewards, float("-inf")).amax(1, keepdim=True)
+    centred = torch.where(reached & (highest > lowest), centred, 0.0)
+    if scale == "none":
+        return centred
+    deviation = rewards.std(1, keepdim=True) + epsilon
+    return torch.where((group != 0).any(1)[:, None, None], centred / deviation, 0.0)
+
+
 def token_advantages(
     advantages: torch.Tensor,
     mask: torch.Tensor,
     credit: str = "window",
     accepted: torch.LongTensor | None = None,
+    whole: torch.BoolTensor | None = None,
 ) -> torch.Tensor:
     """
     Gives the advantage of a window to its tokens.
@@ -95,6 +150,9 @@ def token_advantages(
             `"window"` gives it to every token (paper); `"prefix"` only to the accepted tokens and the first refused
             one (ours: what follows cannot have changed `k`).
         accepted (`torch.LongTensor` of shape `(num_windows,)`, *optional*): `k`; needed by `"prefix"`.
+        whole (`torch.BoolTensor` of shape `(num_windows,)`, *optional*):
+            Windows that get it on every token although the credit is `"prefix"`: what sets them apart is no matter of
+            `k`.
 
     Returns:
         `torch.Tensor` of shape `(num_windows, window_size)`: 0 where no credit is given.
@@ -113,6 +171,9 @@ def token_advantages(
         if accepted is None:
             raise ValueError('`credit="prefix"` needs `accepted`, the accepted length of every window.')
         credited = prefix_credit_mask(accepted.to(advantages.device), mask.shape[1], mask)
+        if whole is not None:
+            every = window_mask(mask, mask.shape, advantages.device)
+            credited = torch.where(whole.to(advantages.device)[:, None], every, credited)
     else:
         credited = window_mask(mask, mask.shape, advantages.device)
     if advantages.dim() == 1:

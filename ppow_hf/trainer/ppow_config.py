@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass, field
 
-from ..rl.advantages import ADVANTAGE_SCALES, CREDITS
+from ..rl.advantages import ADVANTAGE_SCALES, BASELINES, CREDITS
 from ..rl.losses import KL_DIRECTIONS
 from ..rl.rewards import MEDIAN
 from ..rl.selection import WindowSchedule
@@ -49,8 +49,9 @@ class PPOWConfig(DrafterTrainingConfig):
         rollout_temperature (`float`, *optional*, defaults to 1.0):
             Temperature of the draft distribution (ours).
         greedy_window (`bool`, *optional*, defaults to `False`):
-            Put the drafter's greedy window into every group (ours). It is no sample of the policy: the gradient then
-            leans towards what greedy decoding runs.
+            Put the drafter's greedy window into every group (ours), so that what greedy decoding runs is always in the
+            comparison. It is no sample of the policy: with `baseline="group"` the token it is refused at is
+            reinforced wherever it gets further than the group does on average; `"survivors"` is free of that.
         num_iterations (`int`, *optional*, defaults to 1):
             Optimiser steps on the same rollouts. A run can be resumed exactly where new rollouts begin.
 
@@ -77,13 +78,17 @@ class PPOWConfig(DrafterTrainingConfig):
             One weight per reward function; all 1 by default.
         scale_rewards (`str`, *optional*, defaults to `"group"`):
             `"group"` divides advantages by the standard deviation of their group (paper), `"none"` does not.
+        baseline (`str`, *optional*, defaults to `"group"`):
+            What a window's reward is compared with: the mean of its group (paper), or token by token with the other
+            windows that were accepted as far, `"survivors"` (ours, see [`~ppow_hf.rl.survivor_advantages`]; with
+            greedy acceptance and `credit="prefix"` only).
 
     > Parameters that control the loss
 
         credit (`str`, *optional*, defaults to `"window"`):
             Tokens that get a window's advantage: all (paper), or those up to the first mismatch, `"prefix"` (ours):
-            what follows cannot have changed k. It can have changed the proximity reward, which looks at the whole of
-            a window that is refused at once, and of which only the first token is credited then.
+            what follows cannot have changed k. Groups that are refused as a whole are told apart by the proximity
+            reward alone, which looks at the whole window: there every token is credited.
         epsilon (`float`, *optional*, defaults to 0.2):
             PPO's clip range (value ours).
         beta (`float`, *optional*, defaults to 0.1):
@@ -135,6 +140,10 @@ class PPOWConfig(DrafterTrainingConfig):
     )
     scale_rewards: str = field(
         default="group", metadata={"help": "How advantages are scaled.", "choices": list(ADVANTAGE_SCALES)}
+    )
+
+    baseline: str = field(
+        default="group", metadata={"help": "What rewards are compared with.", "choices": list(BASELINES)}
     )
 
     credit: str = field(
@@ -208,11 +217,17 @@ class PPOWConfig(DrafterTrainingConfig):
         for name, choices in (
             ("acceptance", ACCEPTANCES),
             ("scale_rewards", ADVANTAGE_SCALES),
+            ("baseline", BASELINES),
             ("credit", CREDITS),
             ("kl_direction", KL_DIRECTIONS),
             ("kl_weighting", KL_WEIGHTS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
+        if self.baseline == "survivors" and (self.acceptance, self.credit) != ("greedy", "prefix"):
+            raise ValueError(
+                '`baseline="survivors"` compares windows that greedy verification has led to the same state: it needs '
+                f'`acceptance="greedy"` and `credit="prefix"`, got {self.acceptance!r} and {self.credit!r}.'
+            )
         # Checks `window_selection` and `adaw_warmup`; how many steps there are is not known yet.
         WindowSchedule(self.window_selection, self.adaw_warmup, total_steps=1)

@@ -30,6 +30,7 @@ from ..rl import (
     rollout_windows,
     sampled_accepted,
     select_windows,
+    survivor_advantages,
     target_prefix,
     target_windows,
     text_mask,
@@ -280,7 +281,7 @@ class ExperienceMaker:
             if preferred is not None:
                 plain = verification.plain_log_probs[chosen].flatten(0, 1)
                 facts["target_gap"] = self._target_gap(preferred, chosen, plain, mask).tolist()
-            advantages = self._advantages(facts, mask, metrics).to(target.device)
+            advantages = self._advantages(facts, mask, refused_at, metrics).to(target.device)
             metrics |= acceptance_metrics(survived, mask)
         experience = Experience(
             inputs={
@@ -293,7 +294,7 @@ class ExperienceMaker:
             columns=columns,
             old_log_probs=draft,
             mask=mask,
-            advantages=token_advantages(advantages, mask, args.credit, refused_at),
+            advantages=token_advantages(advantages, mask, args.credit, refused_at, self._refused_groups(refused_at)),
             target_probs=probs,
             reach=self._reach(target, draft, mask, refused_at),
             metrics=metrics,
@@ -313,18 +314,39 @@ class ExperienceMaker:
         tokens, log_probs = (part[chosen].repeat_interleave(self.args.num_generations, dim=0) for part in preferred)
         return window_target_gap(log_probs, drafted, mask & text_mask(tokens, self.eos_token_ids))
 
-    def _advantages(self, facts: dict[str, Any], mask: torch.Tensor, metrics: Metrics) -> torch.Tensor:
-        """Advantages of the windows, `(N,)`, or of their tokens where a reward is token-level, `(N, K)`."""
+    def _refused_groups(self, refused_at: torch.LongTensor) -> torch.BoolTensor | None:
+        """
+        Windows of groups that were refused as a whole, `(N,)`: only the proximity reward tells those apart, and it is
+        one of the whole window.
+        """
+        if not self.needs_gap:
+            return None
+        groups = (refused_at.view(-1, self.args.num_generations) == 0).all(-1)
+        return groups.repeat_interleave(self.args.num_generations)
+
+    def _advantages(
+        self, facts: dict[str, Any], mask: torch.Tensor, refused_at: torch.LongTensor, metrics: Metrics
+    ) -> torch.Tensor:
+        """Advantages of the windows, `(N,)`, or of their tokens, `(N, K)`, where those differ."""
         args = self.args
         total, table = combine_rewards(self.reward_funcs, args.reward_weights, **facts)
         by_token = combine_token_rewards(self.reward_funcs, args.reward_weights, args.window_size, **facts)
         groups = total.view(-1, args.num_generations)
         advantages = group_advantages(groups, args.scale_rewards).flatten()
+        if args.baseline == "survivors":
+            survivors = survivor_advantages(
+                groups, refused_at.cpu().view(groups.shape), args.window_size, args.scale_rewards
+            ).flatten(0, 1)
+            # A group that was refused as a whole has one state, its start, and no token of it alone to tell apart.
+            refused = self._refused_groups(refused_at)
+            advantages = (
+                survivors if refused is None else torch.where(refused.cpu()[:, None], advantages[:, None], survivors)
+            )
         if by_token is not None:
             valid = mask.cpu().view(*groups.shape, args.window_size)
             by_token = by_token.view(valid.shape)
             per_token = group_advantages(by_token, args.scale_rewards, valid=valid)
-            advantages = advantages[:, None] + per_token.flatten(0, 1)
+            advantages = (advantages if advantages.dim() == 2 else advantages[:, None]) + per_token.flatten(0, 1)
             # What is logged of a window is the mean of its tokens.
             groups = groups + (by_token * valid).sum(-1) / valid.sum(-1).clamp_min(1)
         metrics |= reward_metrics(self.reward_funcs, table, groups, advantages)
@@ -371,7 +393,9 @@ class ExperienceMaker:
         for row, place in zip(rows[real].split(32), places[real].split(32), strict=True):
             logits = prefix.logits_at(row.flatten(), place.flatten() - 1)
             kept = logits if ids is None else logits.index_select(-1, ids.to(logits.device))
-            probs.append((kept - logits.logsumexp(-1, keepdim=True)).exp().unflatten(0, place.shape))
+            # Widened first: at 20, half precision rounds to an eighth.
+            kept, total = kept.float(), logits.float().logsumexp(-1, keepdim=True)
+            probs.append((kept - total).exp().unflatten(0, place.shape))
         experience.text_probs = torch.cat(probs) if probs else None
 
 

@@ -46,12 +46,41 @@ def test_training_configs(path):
         )
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_arm_of_an_experiment(tmp_path, experiment):
+@pytest.fixture
+def script():
+    """The script that reads the experiments."""
     spec = importlib.util.spec_from_file_location("ppow_vs_cst", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)
+    yield script
+    del sys.modules[spec.name]
+
+
+def test_settings_reach_the_arms_of_a_stage(script):
+    config = yaml.safe_load(SCRIPT.with_suffix(".yaml").read_text())
+    for setting in ("ppow.beta=0.3", "arms.cst.seeds=[7]", "common.max_seconds=5", "output=elsewhere"):
+        script.override(config, setting)
+    arms = config["arms"]
+    assert {arm.get("beta") for arm in arms.values() if arm["stage"] == "ppow"} == {0.3}
+    assert not any("beta" in arm for arm in arms.values() if arm["stage"] == "sft")
+    assert arms["cst"]["seeds"] == [7] and arms["ppow"]["seeds"] == [0, 1]
+    assert config["common"]["max_seconds"] == 5 and config["output"] == "elsewhere"
+
+
+def test_an_arm_trained_with_other_options_is_not_taken(script, tmp_path, capsys):
+    run = {"stage": "sft", "options": {"output_dir": str(tmp_path), "beta": 1.0, "seed": 0}}
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump(run["options"]))
+    (tmp_path / "training_provenance.json").touch()
+    script.train("arm", run, threads=1)
+    assert "already trained" in capsys.readouterr().out
+    run["options"]["beta"] = 0.3
+    with pytest.raises(ValueError, match="begun with other options .beta.: remove it"):
+        script.train("arm", run, threads=1)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_arm_of_an_experiment(tmp_path, experiment, script):
     config = yaml.safe_load(experiment.read_text())
     runs = script.runs_of(config, None)
     assert {run["arm"] for run in runs.values()} == set(config["arms"])
@@ -62,7 +91,6 @@ def test_every_arm_of_an_experiment(tmp_path, experiment):
         budget = {name: config["common"][name] for name in ("max_seconds", "max_steps") if name in config["common"]}
         assert budget and all(getattr(training_args, name) == value for name, value in budget.items()), "equal budgets"
         assert script_args.drafter == config["init"]
-    del sys.modules[spec.name]
 
 
 @pytest.mark.parametrize(("text", "value"), [("measured", "measured"), ("0.08", 0.08)])

@@ -164,6 +164,32 @@ class NaivePPOW:
         scale = spread + 1e-4 if self.args.scale_rewards == "group" else 1.0
         return [(r - mean) / scale for r in rewards]
 
+    def credited(self, group: NaiveGroup) -> list[list[float]]:
+        """What every token of every window is credited with."""
+        args, rewards = self.args, self.rewards(group)
+        advantages = self.advantages(rewards)
+        refused = [self.refused_at(group, index) for index in range(len(rewards))]
+        mean = sum(rewards) / len(rewards)
+        spread = (sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) ** 0.5 + 1e-4
+        table = []
+        for index, advantage in enumerate(advantages):
+            row = []
+            for k in range(args.window_size):
+                others = [h for h in range(len(rewards)) if h != index and refused[h] >= k]
+                if args.credit == "window" or (args.proximity_eta and max(refused) == 0):
+                    row.append(advantage)
+                elif k > refused[index]:
+                    row.append(0.0)
+                elif args.baseline == "group":
+                    row.append(advantage)
+                elif not others:
+                    row.append(0.0)
+                else:
+                    other = sum(rewards[h] for h in others) / len(others)
+                    row.append((rewards[index] - other) / (spread if args.scale_rewards == "group" else 1.0))
+            table.append(row)
+        return table
+
     def loss(self, groups: list[NaiveGroup]) -> float:
         """The loss under the present drafter, of windows that an earlier one drafted."""
         args = self.args
@@ -171,9 +197,8 @@ class NaivePPOW:
         tokens = windows = 0
         weight_sum = 0.0
         for group in groups:
-            advantages = self.advantages(self.rewards(group))
-            for index, (window, advantage, old) in enumerate(
-                zip(group.windows, advantages, group.old_log_probs, strict=True)
+            for index, (window, advantages, old) in enumerate(
+                zip(group.windows, self.credited(group), group.old_log_probs, strict=True)
             ):
                 count = self.drafted(window)
                 last = self.refused_at(group, index)
@@ -184,7 +209,7 @@ class NaivePPOW:
                 heat = 1.0 if args.acceptance == "greedy" else args.rollout_temperature
                 alive, reach = 1.0, 1.0
                 for k in range(count):
-                    credited = advantage if args.credit == "window" or k <= last else 0.0
+                    credited = advantages[k]
                     ratio = torch.tensor(now[k] - old[k]).exp().item()
                     clipped = min(max(ratio, 1 - args.epsilon), 1 + args.epsilon)
                     policy -= min(ratio * credited, clipped * credited)

@@ -42,6 +42,7 @@ def config(tmp_path, **values) -> PPOWConfig:
         ("window_selection", ["critical", "", None]),
         ("acceptance", ["argmax", None]),
         ("credit", ["token", None]),
+        ("baseline", ["mean", None]),
         ("scale_rewards", ["batch", True]),
         ("kl_direction", ["both", None]),
         ("kl_weighting", ["position"]),
@@ -59,6 +60,13 @@ def test_a_bad_value_is_refused_by_name(tmp_path, field, values):
 def test_errors_say_what_was_given(tmp_path, field, value):
     with pytest.raises(ValueError, match=rf"got {value!r}"):
         config(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize("other", [{"credit": "window"}, {"credit": "prefix", "acceptance": "sampled"}])
+def test_survivors_need_greedy_acceptance_and_prefix_credit(tmp_path, other):
+    with pytest.raises(ValueError, match='`baseline="survivors"` .* needs `acceptance="greedy"`'):
+        config(tmp_path, baseline="survivors", **other)
+    assert config(tmp_path, baseline="survivors", credit="prefix").acceptance == "greedy"
 
 
 def test_values_at_their_limits_are_accepted(tmp_path):

@@ -38,6 +38,21 @@ VARIANTS = {
         "proximity_epsilon": 6.0,
     },
     "greedy_window": {"greedy_window": True, "rollout_temperature": 0.7, "proximity_epsilon": 6.0},
+    "prefix_proximity": {"credit": "prefix", "rollout_temperature": 1.5, "proximity_epsilon": 9.0},
+    "survivors": {
+        "baseline": "survivors",
+        "credit": "prefix",
+        "greedy_window": True,
+        "rollout_temperature": 0.7,
+        "proximity_epsilon": 6.0,
+    },
+    "survivors_alone": {
+        "baseline": "survivors",
+        "credit": "prefix",
+        "proximity_eta": 0.0,
+        "scale_rewards": "none",
+        "rollout_temperature": 0.5,
+    },
     "anchors": {"anchor_weight": 0.7, "expected_length_weight": 0.4, "policy_weight": 0.5, "beta": 0.0},
 }
 
@@ -114,14 +129,20 @@ def test_the_gradient_on_fresh_rollouts_equals_finite_differences(tmp_path):
     gradient = {name: parameter.grad.clone() for name, parameter in drafter.named_parameters()}
     norm = sum(g.double().square().sum() for g in gradient.values()).sqrt().item()
     assert norm > 1e-3
-    ends, step = [], 2e-3
-    for sign in (1, -1):
-        moved = copy.deepcopy(drafter)
-        moved.bind_target(trainer.target_model)
-        with torch.no_grad():
-            for name, parameter in moved.named_parameters():
-                parameter += sign * step * gradient[name] / norm
-        other = NaivePPOW(moved, trainer.target_model, trainer.args)
-        other.rewards = naive.rewards  # the windows were drafted and judged before
-        ends.append(other.loss(groups))
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(norm, rel=2e-2)
+    # Along itself, and along others: along itself alone, what is missing of it altogether would not be missed.
+    generator = torch.Generator().manual_seed(3)
+    noise = [{n: g + norm * torch.randn(g.shape, generator=generator) for n, g in gradient.items()} for _ in range(2)]
+    for direction in (gradient, *noise):
+        length = sum(d.double().square().sum() for d in direction.values()).sqrt().item()
+        slope = sum((gradient[n].double() * d.double()).sum().item() for n, d in direction.items()) / length
+        ends, step = [], 2e-3 if direction is gradient else 2e-2
+        for sign in (1, -1):
+            moved = copy.deepcopy(drafter)
+            moved.bind_target(trainer.target_model)
+            with torch.no_grad():
+                for name, parameter in moved.named_parameters():
+                    parameter += sign * step * direction[name] / length
+            other = NaivePPOW(moved, trainer.target_model, trainer.args)
+            other.rewards = naive.rewards  # the windows were drafted and judged before
+            ends.append(other.loss(groups))
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=2e-3 * norm)

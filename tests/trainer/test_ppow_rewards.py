@@ -126,6 +126,7 @@ ABLATIONS = {
     "sampled": {"acceptance": "sampled", "credit": "prefix"},
     "expected": {"acceptance": "expected", "credit": "prefix"},
     "greedy_window": {"greedy_window": True, "rollout_temperature": 0.7},
+    "survivors": {"baseline": "survivors", "credit": "prefix", "greedy_window": True},
     "unscaled": {"scale_rewards": "none"},
     "reach": {"kl_weighting": "reach", "acceptance": "sampled"},
     "reverse": {"kl_direction": "reverse"},

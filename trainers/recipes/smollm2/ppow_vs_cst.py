@@ -58,13 +58,18 @@ def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[
 
 
 def train(name: str, run: dict[str, Any], threads: int) -> None:
-    """Runs one arm in a process of its own, unless it is there already."""
+    """Runs one arm in a process of its own, unless it is there already, trained with the same options."""
     output = Path(run["options"]["output_dir"])
+    config = output / "options.yaml"
+    if config.exists() and (before := yaml.safe_load(config.read_text(encoding="utf-8"))) != run["options"]:
+        changed = sorted(key for key in {**before, **run["options"]} if before.get(key) != run["options"].get(key))
+        raise ValueError(
+            f"`{output}` was begun with other options ({', '.join(changed)}): remove it, or set another `output`."
+        )
     if (output / "training_provenance.json").exists():
         print(f"{name}: already trained")
         return
     output.mkdir(parents=True, exist_ok=True)
-    config = output / "options.yaml"
     write_whole(config, yaml.safe_dump(run["options"], sort_keys=False))
     print(f"{name}: training")
     with open(output / "train.log", "w", encoding="utf-8") as log:
@@ -132,6 +137,20 @@ def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes
     }
 
 
+def override(config: dict[str, Any], setting: str) -> None:
+    """Changes a configuration by `KEY=VALUE`; a key that begins with a stage reaches all of its arms."""
+    key, _, value = setting.partition("=")
+    *path, last = key.split(".")
+    places = [config]
+    if path and path[0] in ("sft", "ppow"):
+        stage = path.pop(0)
+        places = [arm for arm in config["arms"].values() if arm["stage"] == stage]
+    for place in places:
+        for part in path:
+            place = place[part]
+        place[last] = yaml.safe_load(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_suffix(".yaml"))
@@ -143,16 +162,7 @@ def main() -> None:
     args = parser.parse_args()
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     for setting in args.set:
-        key, _, value = setting.partition("=")
-        *path, last = key.split(".")
-        places = [config]
-        if path and path[0] in ("sft", "ppow"):  # a stage's defaults reach all of its arms
-            stage = path.pop(0)
-            places = [arm for arm in config["arms"].values() if arm["stage"] == stage]
-        for place in places:
-            for part in path:
-                place = place[part]
-            place[last] = yaml.safe_load(value)
+        override(config, setting)
     config["parallel"] = args.parallel
     runs = runs_of(config, args.arms.split(",") if args.arms else None)
     train_all(runs, args.parallel)
