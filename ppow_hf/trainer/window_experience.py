@@ -137,6 +137,7 @@ class ExperienceMaker:
         law: str,
         seed: int,
         precision: Callable[[], AbstractContextManager],
+        rollout_seed: int | None = None,
     ) -> Experience:
         """
         Args:
@@ -146,12 +147,14 @@ class ExperienceMaker:
             seed (`int`): Of everything drawn here; the same seed gives the same windows.
             precision (`Callable[[], AbstractContextManager]`): Makes the context in which the drafter runs, e.g. mixed
                 precision; the policy that is rolled out should be the one that is trained.
+            rollout_seed (`int`, *optional*): Of the rollouts alone, to draw others from the same starts.
         """
         args = self.args
         input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
         loss_mask = window_mask_of(inputs["loss_mask"].bool() & attention_mask.bool())
         generator = torch.Generator().manual_seed(seed)
-        device_generator = torch.Generator(input_ids.device).manual_seed(seed + 1)
+        rollout_seed = seed + 1 if rollout_seed is None else rollout_seed
+        device_generator = torch.Generator(input_ids.device).manual_seed(rollout_seed)
         metrics: Metrics = {}
 
         with self.timed("target"):

@@ -1,0 +1,68 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""The probe, and with it the trainer: sampled gradients are on average the exact gradient of the expected reward."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.testing_utils import tiny_eagle3, tiny_target
+from tests.trainer.test_ppow_loss import rows_of_the_target
+
+SCRIPT = Path(__file__).parents[2] / "trainers" / "recipes" / "smollm2" / "gradient_probe.py"
+TRIED = ("recipe", "samples only, unscaled", "survivors, greedy window", "survivors, unscaled")
+OPTIONS = {
+    "bf16": False,
+    "per_device_train_batch_size": 2,
+    "num_windows": 3,
+    "num_generations": 8,
+    "window_size": 3,
+    "rollout_temperature": 0.7,
+    "max_length": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("gradient_probe", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def results(script):
+    torch.manual_seed(0)
+    target = tiny_target()
+    drafter = tiny_eagle3(target, draft_vocab_size=80)
+    rows = rows_of_the_target(target)
+    variants = {name: script.VARIANTS[name] for name in TRIED}
+    found = script.probe(target, drafter, rows, variants, repeats=50, seed=1, progress=False, **OPTIONS)
+    return {row["variant"]: row for row in found}
+
+
+def test_sampled_gradients_are_on_average_the_exact_one(results):
+    for name in ("samples only, unscaled", "survivors, unscaled"):
+        row = results[name]
+        assert row["cosine_of_mean"] > 0.9 > row["cosine_of_one"] > row["cosine_of_two"] > 0, row
+
+
+def test_survivors_do_not_reinforce_what_is_refused(results):
+    assert results["survivors, greedy window"]["refused_token_reinforced"] == 0
+    assert 0 < results["survivors, unscaled"]["credited"] < 1
+    assert all(row["norm_kl_on_path"] > 0 and row["norm_policy"] > 0 for row in results.values())
+
+
+def test_report_and_picture(script, results, tmp_path):
+    rows = list(results.values())
+    environment = script.describe_environment(torch.device("cpu"))
+    text = script.report(rows, {"temperature": 0.7}, environment)
+    for row in rows:
+        assert f"| {row['variant']} |" in text and f"{row['cosine_of_mean']:.3f}" in text
+    script.draw_picture(rows, tmp_path / "probe.png")
+    assert (tmp_path / "probe.png").stat().st_size > 5000
