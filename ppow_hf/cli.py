@@ -269,6 +269,9 @@ def bench(
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     prepack: PrepackOption = False,
+    retries: Annotated[
+        int, typer.Option(help="Time a text so often again while other processes are busy.", min=0)
+    ] = 2,
     seed: SeedOption = 0,
 ) -> None:
     """Benchmark window policies and other assistants against plain decoding, interleaved in one process."""
@@ -299,6 +302,7 @@ def bench(
         check_float32=checked if 0 in temperatures else 0,
         max_seconds=None if max_minutes is None else 60 * max_minutes,
         prepack=prepack,
+        retries=retries,
     )
     print_line(console, f"Report: {output / 'report.md'}")
     wrong = _not_lossless(results)

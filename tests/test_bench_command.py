@@ -21,7 +21,7 @@ def folders(tmp_path_factory):
 
 def bench(folders, output, methods, *options) -> tuple:
     return (
-        "bench", "--target", folders / "target", "--device", "cpu", "--suite", folders / "suite.jsonl",
+        "bench", "--retries", 0, "--target", folders / "target", "--device", "cpu", "--suite", folders / "suite.jsonl",
         "--method", methods, "--max-new-tokens", 8, "--output", output, *options,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .aggregate import BOOTSTRAP, calibration_rows, compare_with_fixed, result_row, summarize
+from .contention import disturbed
 from .environment import describe_environment
 from .methods import (
     DEFAULT_METHODS,
@@ -52,6 +53,7 @@ def run_benchmark(
     check_float32: int | str = 0,
     max_seconds: float | None = None,
     prepack: bool = False,
+    retries: int = 2,
     target_name: str | None = None,
     drafter_name: str | None = None,
     progress: bool = True,
@@ -82,6 +84,8 @@ def run_benchmark(
         max_seconds (`float`, *optional*): Begin no further prompt after this time, and report what has been measured.
         prepack (`bool`): Prepack the target, and the assistant of the hf_* methods, for all methods alike (see
             [`prepack_weights`]); a bfloat16 run on a CPU is then faster, with and without a drafter.
+        retries (`int`): Time a text so often again, after waiting for calm, while other processes take more than a
+            twentieth of the processors' time; the least disturbed timing counts.
         target_name, drafter_name (`str`, *optional*): Names for the report; by default taken from the models.
         progress (`bool`): Show progress bars.
         plots (`bool`): Draw the pictures.
@@ -97,6 +101,7 @@ def run_benchmark(
     method_list = parse_methods(methods)
     temperature_list = _check_temperatures(temperatures)
     _check_count("max_new_tokens", max_new_tokens, 1)
+    _check_count("retries", retries, 0)
     if check_float32 != "all":
         _check_count("check_float32", check_float32, 0, ' or "all"')
     if max_seconds is not None and not max_seconds > 0:
@@ -143,7 +148,9 @@ def run_benchmark(
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     log = RecordLog(output_dir / "records.jsonl", identity)
-    runner = BenchmarkRunner(target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress)
+    runner = BenchmarkRunner(
+        target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress, retries
+    )
     with cast_floating((target, drafter, assistant), bench_dtype), prepacked((target, assistant) if prepack else ()):
         runner.run(examples, temperature_list, max_seconds)
         picture = runner.picture(examples, temperature_list[0])
@@ -156,6 +163,7 @@ def run_benchmark(
 
     results = _results(arguments, log.records, float32_records, seed)
     results["measured"] = {"prompts": len(runner.prompts()), "of": len(examples) * len(temperature_list)}
+    results["disturbed"] = _disturbed_runs(runner.prompts())
     results["trace"] = picture
     # So that figures are never shown beside other weights.
     results["drafter_hash"] = identity["drafter_hash"]
@@ -198,6 +206,13 @@ def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
         "cost_model": sittings[0]["cost_model"],
         "sittings": sittings,
     }
+
+
+def _disturbed_runs(prompts: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many timings others took part of the processors from, of those of which that is known."""
+    shares = [run.get("others") for record in prompts for run in record["methods"].values()]
+    known = [share for share in shares if share is not None]
+    return {"runs": sum(map(disturbed, known)), "of": len(known)}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

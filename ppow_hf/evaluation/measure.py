@@ -36,6 +36,7 @@ class Generation:
         cycle_overhead (`float`, *optional*): Seconds inside the cycles that were neither drafting nor verification
             (our generator only); `phases["other"]` also holds what `generate` does before and after them.
         cycles (`list`): `[drafted, accepted, committed, divergence]` of every cycle (our generator only).
+        others (`float`, *optional*): Share of the processors' time that others took meanwhile; None where unknown.
         estimate, confidence ([`Reliability`], *optional*): Predicted acceptance against outcome (our generator only).
     """
 
@@ -48,6 +49,7 @@ class Generation:
     phases: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(PHASES))
     cycle_overhead: float | None = None
     cycles: list[list[Any]] = field(default_factory=list)
+    others: float | None = None
     estimate: Reliability | None = None
     confidence: Reliability | None = None
 

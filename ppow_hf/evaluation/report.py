@@ -121,6 +121,12 @@ def _protocol(results: dict[str, Any]) -> str:
         float32 = (
             f"It is also checked in float32 ({count}), where it must be all: there rounding cannot flip near-ties."
         )
+    disturbed = []
+    if (timings := results.get("disturbed")) and timings["of"]:
+        disturbed.append(
+            f"- Of {timings['of']} timings {timings['runs']} were disturbed: other processes took more than a "
+            "twentieth of the processors' time, and when it was measured again, too."
+        )
     level = f"{100 * results['bootstrap']['level']:g}%"
     return "\n".join(
         [
@@ -131,6 +137,7 @@ def _protocol(results: dict[str, Any]) -> str:
             "answers.",
             "- Speedup: mean over prompts of the method's tokens per second over those of plain `generate` on the "
             "same prompt. Time is that of the whole `generate` call, prompt processing included.",
+            *disturbed,
             "- Acceptance length (tau): tokens committed per verification by the target, its own bonus token "
             "included. Window: draft tokens per verification. Acceptance rate: share of draft tokens accepted.",
             "- Identical text: share of prompts whose greedy tokens all equal plain `generate`'s. " + float32,

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..generation import CostModel
 from .aggregate import representative
 from .calibration import merge_all
+from .contention import OthersShare, disturbed, wait_for_calm
 from .environment import describe_environment
 from .measure import PHASES, Generation, generation_seed, measure_generation
 from .methods import ADAPTIVE_WINDOWS, PLAIN, Method, parse_method
@@ -24,12 +25,14 @@ from .suites import Example
 
 WARMUP_TOKENS = 16
 PICTURE_WINDOW = "fixed:8"
+# Where others keep the processors busy, waiting for them has an end: so long for one timing, so often without result.
+_WAIT_SECONDS, _IN_VAIN = 60.0, 3
 
 
 class BenchmarkRunner:
     """Runs methods on prompts and keeps the log; everything of it is decided by the arguments of [`run_benchmark`]."""
 
-    def __init__(self, target, tokenizer, drafter, assistant, methods, max_new_tokens, seed, log, progress):
+    def __init__(self, target, tokenizer, drafter, assistant, methods, max_new_tokens, seed, log, progress, retries=0):
         self.target = target
         self.tokenizer = tokenizer
         self.drafter = drafter
@@ -39,6 +42,8 @@ class BenchmarkRunner:
         self.seed: int = seed
         self.log: RecordLog = log
         self.progress: bool = progress
+        self.retries: int = retries
+        self._in_vain = 0  # waits for calm, one after another, that did not bring any
 
     def prompts(self) -> list[dict[str, Any]]:
         return [record for record in self.log.records if record["kind"] == "prompt"]
@@ -71,7 +76,7 @@ class BenchmarkRunner:
                 if max_seconds is not None and time.monotonic() - started > max_seconds and self._seen_all(jobs):
                     break
                 bar.set_postfix_str(f"{example.suite} {example.id}", refresh=True)
-                runs = self.run_example(example, temperature, rotation=index)
+                runs = self.run_example(example, temperature, rotation=index, timed=True)
                 plain = runs[PLAIN]
                 self.log.append(
                     {
@@ -156,8 +161,11 @@ class BenchmarkRunner:
         for method, temperature in tqdm(jobs, desc="warm-up", unit="method", leave=False, disable=not self.progress):
             self._generate(method, ids, temperature, example, 0, min(WARMUP_TOKENS, self.max_new_tokens))
 
-    def run_example(self, example: Example, temperature: float, rotation: int = 0) -> dict[str, list[Generation]]:
+    def run_example(
+        self, example: Example, temperature: float, rotation: int = 0, timed: bool = False
+    ) -> dict[str, list[Generation]]:
         """All methods on all turns; one [`Generation`] per turn. The history is plain `generate`'s."""
+        generate = self._timed_generate if timed else self._generate
         runs: dict[str, list[Generation]] = {method.name: [] for method in self.methods}
         start = rotation % len(self.methods)
         order = self.methods[start:] + self.methods[:start]
@@ -166,10 +174,25 @@ class BenchmarkRunner:
             messages.append({"role": "user", "content": message})
             ids = self._encode(messages)
             for method in order:
-                runs[method.name].append(self._generate(method, ids, temperature, example, turn))
+                runs[method.name].append(generate(method, ids, temperature, example, turn))
             answer = self.tokenizer.decode(runs[PLAIN][-1].tokens, skip_special_tokens=True)
             messages.append({"role": "assistant", "content": answer})
         return runs
+
+    def _timed_generate(self, method, ids, temperature, example, turn) -> Generation:
+        """Once, or where others took part of the processors again when they are gone; the least disturbed counts."""
+        best = None
+        for attempt in range(self.retries + 1):
+            with OthersShare() as others:
+                generation = self._generate(method, ids, temperature, example, turn)
+            generation.others = others.share
+            if best is None or (others.share or 0.0) < best.others:
+                best = generation
+            if not disturbed(others.share) or self._in_vain >= _IN_VAIN:
+                break
+            if attempt < self.retries:
+                self._in_vain = 0 if wait_for_calm(_WAIT_SECONDS) else self._in_vain + 1
+        return best
 
     def _generate(self, method, ids, temperature, example, turn, max_new_tokens=None) -> Generation:
         return measure_generation(
@@ -231,6 +254,8 @@ def _record(
         "accepted": accepted,
         "lossless": _same_text(turns, plain) if temperature == 0 else None,
         "phases": {phase: _sum([turn.phases[phase] for turn in turns]) for phase in PHASES},
+        # Of the turn that was disturbed most.
+        "others": max((turn.others for turn in turns if turn.others is not None), default=None),
         "cycle_overhead": _sum([turn.cycle_overhead for turn in turns]),
         "cycles": turns[0].cycles if method in (*ADAPTIVE_WINDOWS, PICTURE_WINDOW) else [],
         **{

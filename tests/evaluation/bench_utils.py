@@ -74,6 +74,7 @@ def bench(output_dir: Path, kind: str = "causal", models: tuple | None = None, *
         "max_new_tokens": 12,
         "progress": False,
         "plots": False,
+        "retries": 0,  # other tests run beside it
         "target_name": "tiny/target",
         "drafter_name": "tiny/drafter",
     }
