@@ -61,8 +61,20 @@ def test_survivors_do_not_reinforce_what_is_refused(results):
 def test_report_and_picture(script, results, tmp_path):
     rows = list(results.values())
     environment = script.describe_environment(torch.device("cpu"))
-    text = script.report(rows, {"temperature": 0.7}, environment)
+    curve = [{"starts_a_text": 2, "starts_a_batch": 7.6, "batches": 3, "cosine": 0.25}]
+    text = script.report(rows, curve, {"temperature": 0.7}, environment)
+    assert "| 2 | 8 | 0.250 |" in text
     for row in rows:
         assert f"| {row['variant']} |" in text and f"{row['cosine_of_mean']:.3f}" in text
     script.draw_picture(rows, tmp_path / "probe.png")
     assert (tmp_path / "probe.png").stat().st_size > 5000
+
+
+def test_more_starts_agree_better_with_other_texts(script):
+    torch.manual_seed(0)
+    target = tiny_target()
+    drafter = tiny_eagle3(target, draft_vocab_size=80)
+    rows = rows_of_the_target(target, num_rows=16)
+    few, many = script.starts_curve(target, drafter, rows, [1, 5], seed=0, progress=False, **OPTIONS)
+    assert (few["starts_a_batch"], few["batches"]) == (2.0, 8) and many["starts_a_batch"] > 4
+    assert many["cosine"] > few["cosine"] > 0

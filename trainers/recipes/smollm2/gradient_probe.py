@@ -7,7 +7,8 @@ How much of PPOW's sampled gradient is signal? Compared with the exact gradient 
 
 Under greedy verification the expected reward of the windows from a start has a closed form
 (`ppow_hf.rl.expected_speedup_reward`), and so has the gradient that sampled windows estimate. From the same starts,
-windows are drawn again and again; nothing is learned. Writes `results.json`, `report.md` and `probe.png`.
+windows are drawn again and again; nothing is learned. And since a step's starts are few: how far the exact gradient of
+some starts in 4 texts is that of many starts in many other texts. Writes `results.json`, `report.md` and `probe.png`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import argparse
 import copy
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,11 +31,11 @@ from ppow_hf import AutoDrafter, DrafterModel, PPOWConfig, PPOWTrainer, load_tar
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.markdown import environment_list, number, percent, table
 from ppow_hf.evaluation.plots import save_figure
-from ppow_hf.rl import expected_speedup_reward, target_prefix, target_windows, text_mask
+from ppow_hf.rl import expected_speedup_reward, select_windows, target_prefix, target_windows, text_mask
 from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
-from ppow_hf.trainer.window_experience import Experience
+from ppow_hf.trainer.window_experience import Experience, window_mask_of
 from ppow_hf.trainer.window_loss import WindowLoss, blockwise_loss
 
 # What is compared: the recipe's estimator first, then each of its parts left out.
@@ -107,15 +110,19 @@ def sampled_gradients(trainer: PPOWTrainer, experience: Experience) -> dict[str,
     return gradients
 
 
-def exact_gradient(trainer: PPOWTrainer, batch: dict[str, torch.Tensor], experience: Experience) -> torch.Tensor:
-    """Gradient of minus the expected reward of the windows from the same starts, at the rollout temperature."""
+def exact_gradient(
+    trainer: PPOWTrainer, batch: dict[str, torch.Tensor], starts: torch.LongTensor
+) -> tuple[torch.Tensor, int]:
+    """Gradient of minus the mean expected reward of the windows from these starts, and how many there are."""
     drafter, target, args = trainer.model, trainer.target_model, trainer.args
     with torch.no_grad():
         prefix = target_prefix(target, batch["input_ids"], batch["attention_mask"], drafter.feature_layer_ids)
-        tokens, _ = target_windows(target, prefix, experience.inputs["starts"], args.window_size)
+        tokens, _ = target_windows(target, prefix, starts, args.window_size)
+    inputs = {"input_ids": prefix.input_ids, "target_features": prefix.features, "starts": starts}
+    windows = SimpleNamespace(inputs=inputs, chosen=starts >= 0)
     with trainer.accelerator.autocast():
-        logits = trainer._window_logits(drafter, experience, tokens[:, :, None])
-    path = tokens[experience.chosen]
+        logits = trainer._window_logits(drafter, windows, tokens[:, :, None])
+    path = tokens[windows.chosen]
     columns = path
     if (ids := drafter.draft_token_ids) is not None:
         columns = torch.full((drafter.config.vocab_size,), -1, device=path.device)
@@ -125,7 +132,68 @@ def exact_gradient(trainer: PPOWTrainer, batch: dict[str, torch.Tensor], experie
     log_q = log_q.gather(-1, columns.clamp_min(0)[..., None])[..., 0]
     log_q = torch.where(columns >= 0, log_q, float("-inf"))
     mask = text_mask(path, trainer.experience_maker.eos_token_ids)
-    return flat_gradient(-expected_speedup_reward(log_q, args.cost_ratio, mask).mean(), drafter)
+    return flat_gradient(-expected_speedup_reward(log_q, args.cost_ratio, mask).mean(), drafter), len(path)
+
+
+def batches_of(trainer: PPOWTrainer, rows: Dataset) -> list[dict[str, torch.Tensor]]:
+    """The rows in batches of the trainer's size."""
+    size, device = trainer.args.per_device_train_batch_size, trainer.target_model.device
+    parts = [[rows[i] for i in range(first, min(first + size, len(rows)))] for first in range(0, len(rows), size)]
+    return [{key: value.to(device) for key, value in trainer.data_collator(part).items()} for part in parts]
+
+
+def starts_in(trainer: PPOWTrainer, batch: dict[str, torch.Tensor], count: int, seed: int) -> torch.LongTensor:
+    """Up to `count` starts in every row of a batch, drawn uniformly."""
+    mask = window_mask_of(batch["loss_mask"].bool() & batch["attention_mask"].bool())
+    generator = torch.Generator().manual_seed(seed)
+    return select_windows(mask, trainer.args.window_size, count, generator=generator).starts
+
+
+def starts_curve(
+    target: PreTrainedModel,
+    drafter: DrafterModel,
+    rows: Dataset,
+    counts: Sequence[int],
+    *,
+    seed: int,
+    progress: bool = True,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """
+    How well the exact gradient of a batch with so many starts a text agrees with that of all other texts.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]), drafter ([`DrafterModel`]): The models.
+        rows (`Dataset`): Responses, in batches of the trainer's size.
+        counts (`Sequence[int]`): Starts a text.
+        seed (`int`): Of the starts.
+        progress (`bool`): Show a progress bar.
+        options: Options of the trainer.
+
+    Returns:
+        `list[dict]`: For every count, the mean cosine over the batches, and the starts of a batch.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(folder, target, drafter, rows, options)
+    drafter.eval()
+    batches = batches_of(trainer, rows)
+    found: dict[int, list[tuple[torch.Tensor, int]]] = {count: [] for count in counts}
+    for index, batch in enumerate(tqdm(batches, desc="starts", unit="batch", disable=not progress)):
+        for count in counts:
+            found[count].append(exact_gradient(trainer, batch, starts_in(trainer, batch, count, seed + index)))
+    # The most starts stand for all there are; a batch is compared with the other batches.
+    many = found[max(counts)]
+    total = sum(gradient * number for gradient, number in many)
+    others = [total - gradient * number for gradient, number in many]
+    return [
+        {
+            "starts_a_text": count,
+            "starts_a_batch": sum(number for _, number in parts) / len(parts),
+            "batches": len(parts),
+            "cosine": sum(cosine(part[0], other) for part, other in zip(parts, others, strict=True)) / len(parts),
+        }
+        for count, parts in found.items()
+    ]
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -175,9 +243,7 @@ def probe(
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(folder, target, drafter, rows, {**options, **changes})
         drafter.eval()
-        size = trainer.args.per_device_train_batch_size
-        batch = trainer.data_collator([rows[i] for i in range(size)])
-        batch = {key: value.to(target.device) for key, value in batch.items()}
+        batch = batches_of(trainer, rows)[0]
         found, refusals, active, exact = [], [], [], None
         for draw in tqdm(range(repeats), desc=name, unit="draw", disable=not progress):
             experience = trainer.experience_maker(
@@ -192,7 +258,7 @@ def probe(
             refusals.append(reinforced_refusals(experience, trainer.args.num_generations))
             active.append(float((experience.advantages != 0).sum() / experience.mask.sum()))
             if exact is None:
-                exact = exact_gradient(trainer, batch, experience)
+                exact, _ = exact_gradient(trainer, batch, experience.inputs["starts"])
         policy = torch.stack([part["policy"] for part in found])
         unit = policy / policy.norm(dim=1, keepdim=True).clamp_min(1e-30)
         pairs = (unit @ unit.T).triu(1).sum() / max(repeats * (repeats - 1) / 2, 1)
@@ -218,7 +284,15 @@ def probe(
     return results
 
 
-def report(results: list[dict[str, Any]], arguments: dict[str, Any], environment: dict[str, Any]) -> str:
+def curve_table(curve: list[dict[str, Any]]) -> str:
+    """The starts' curve as a table."""
+    lines = [[str(row["starts_a_text"]), number(row["starts_a_batch"], 0), number(row["cosine"], 3)] for row in curve]
+    return table(["starts a text", "starts a step", "cosine with all other texts"], lines)
+
+
+def report(
+    results: list[dict[str, Any]], curve: list[dict[str, Any]], arguments: dict[str, Any], environment: dict[str, Any]
+) -> str:
     header = ["estimator", "one draw", "mean of all", "two draws", "policy", "its mean", "KL on path", "KL behind it"]
     header += ["credited tokens", "refused token reinforced"]
     lines = [
@@ -243,7 +317,12 @@ def report(results: list[dict[str, Any]], arguments: dict[str, Any], environment
         "an advantage. Last: how often the first window of a group (the greedy one, where there is one) is taught the "
         "token it was refused at."
     )
+    many = (
+        "The exact gradient of a step's few starts is itself a sample. Its cosine with that of all starts tried in "
+        f"the other texts, mean over {curve[0]['batches']} batches of 4 texts:"
+    )
     parts = ["# What PPOW's sampled gradient says", text, table(header, lines), "![Cosines](probe.png)"]
+    parts += ["## Starts", many, curve_table(curve)]
     return "\n\n".join([*parts, environment_list(environment)]) + "\n"
 
 
@@ -272,6 +351,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/gradient_probe"))
     parser.add_argument("--repeats", type=int, default=12, help="draws of windows from the same starts")
     parser.add_argument("--temperature", type=float, default=0.7, help="of the rollouts")
+    parser.add_argument("--texts", type=int, default=64, help="for the curve over starts")
+    parser.add_argument("--starts", default="2,8,32,128", help="starts a text of that curve, comma-separated")
     parser.add_argument("--variants", help="comma-separated; all by default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -283,8 +364,17 @@ def main() -> None:
     drafter = AutoDrafter.from_pretrained(args.drafter, dtype=torch.float32)
     rows, _ = load_all_responses(args.responses)
     # Windows of a greedy text stay on the target's own path; long texts have room for many starts.
-    rows = rows.filter(lambda row: sum(row["loss_mask"]) >= 64).shuffle(seed=args.seed).select(range(4))
-    rows = rows.remove_columns("prompt")
+    rows = rows.filter(lambda row: sum(row["loss_mask"]) >= 64).shuffle(seed=args.seed)
+    rows = rows.select(range(min(max(args.texts, 4), len(rows)))).remove_columns("prompt")
+    curve = starts_curve(
+        target,
+        drafter,
+        rows,
+        [int(count) for count in args.starts.split(",")],
+        seed=args.seed,
+        rollout_temperature=args.temperature,
+    )
+    print(curve_table(curve))
     results = probe(
         target,
         drafter,
@@ -297,11 +387,11 @@ def main() -> None:
     environment = describe_environment(target.device)
     arguments = {"repeats": args.repeats, "temperature": args.temperature, "seed": args.seed}
     args.output.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment, "arguments": arguments, "results": results}
+    content = {"environment": environment, "arguments": arguments, "results": results, "starts": curve}
     write_whole(args.output / "results.json", json.dumps(content, indent=1) + "\n")
-    write_whole(args.output / "report.md", report(results, arguments, environment))
+    write_whole(args.output / "report.md", report(results, curve, arguments, environment))
     draw_picture(results, args.output / "probe.png")
-    print(report(results, arguments, environment))
+    print(report(results, curve, arguments, environment))
 
 
 if __name__ == "__main__":
