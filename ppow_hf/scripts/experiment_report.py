@@ -24,7 +24,8 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
         folder (`Path`): Where to; must exist.
         results (`dict`): What `ppow_vs_cst.py` wrote to `results.json`.
     """
-    _save(folder / "acceptance.png", lambda path: _draw_differences(path, results["results"]))
+    baseline = _baseline(results["config"])
+    _save(folder / "acceptance.png", lambda path: _draw_differences(path, results["results"], baseline))
     _save(folder / "training.png", lambda path: _draw_curves(path, results["training"]))
     temporary = folder / ".report.md.tmp"
     temporary.write_text(report_text(results), encoding="utf-8")
@@ -37,10 +38,11 @@ def report_text(results: dict[str, Any]) -> str:
     common = config["common"]
     # Equal time or equal steps, whichever the experiment was set up with.
     budget = f"{common['max_seconds']:g} seconds of training" if "max_seconds" in common else f"{common['max_steps']}"
+    begin = f"starts from `{config['init']}`" if config["init"] else "begins with a fresh drafter"
     lines = [
         f"# {config.get('title', 'PPOW against continued supervised training')}",
         "",
-        f"Every arm starts from `{config['init']}` and trains for {budget} steps "
+        f"Every arm {begin} and trains for {budget} steps "
         f"on the same responses, {config.get('parallel', 1)} at a time with an equal share of the "
         "processor. Acceptance length (tau, bonus token included) of windows of a fixed "
         f"size on the target's own greedy answers of at most {config['max_new_tokens']} tokens; brackets are 95% "
@@ -53,7 +55,7 @@ def report_text(results: dict[str, Any]) -> str:
         lines += [
             f"## Windows of {window}",
             "",
-            _header(["drafter", "steps", *suites, "mean over the initialisation"]),
+            _header(["drafter", "steps", *suites, f"mean over {_baseline(config)}"]),
         ]
         for name in dict.fromkeys(entry["drafter"] for entry in rows):
             of_suite = {entry["suite"]: entry for entry in rows if entry["drafter"] == name}
@@ -64,7 +66,7 @@ def report_text(results: dict[str, Any]) -> str:
             lines.append("| " + " | ".join([name, str(steps), *cells, gain]) + " |")
         lines.append("")
     lines += [
-        "![Difference in mean acceptance length to the initialisation](acceptance.png)",
+        f"![Difference in mean acceptance length to {_baseline(config)}](acceptance.png)",
         "",
         "![Training](training.png)",
         "",
@@ -72,6 +74,11 @@ def report_text(results: dict[str, Any]) -> str:
     environment = results["environment"]
     lines += ["Made on: " + ", ".join(f"{key} {value}" for key, value in sorted(environment.items()) if _flat(value))]
     return "\n".join(lines) + "\n"
+
+
+def _baseline(config: dict[str, Any]) -> str:
+    name = config.get("baseline", "init")
+    return "the initialisation" if name == "init" else f"`{name}`"
 
 
 def _header(names: list[str]) -> str:
@@ -99,7 +106,7 @@ def _save(path: Path, draw: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _draw_differences(path: Path, entries: list[dict[str, Any]]) -> None:
+def _draw_differences(path: Path, entries: list[dict[str, Any]], baseline: str) -> None:
     from matplotlib.figure import Figure
 
     window = entries[0]["window"]
@@ -121,7 +128,7 @@ def _draw_differences(path: Path, entries: list[dict[str, Any]]) -> None:
     axes.axvline(0, color="0.4", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"acceptance length minus the initialisation's (windows of {window}, 95% interval)")
+    axes.set_xlabel(f"acceptance length minus that of {baseline} (windows of {window}, 95% interval)")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
 

@@ -91,6 +91,7 @@ def test_every_arm_of_an_experiment(tmp_path, experiment, script):
         budget = {name: config["common"][name] for name in ("max_seconds", "max_steps") if name in config["common"]}
         assert budget and all(getattr(training_args, name) == value for name, value in budget.items()), "equal budgets"
         assert script_args.drafter == config["init"]
+    assert config["baseline"] in ({"init"} if config["init"] else set(runs))
 
 
 @pytest.mark.parametrize(("text", "value"), [("measured", "measured"), ("0.08", 0.08)])

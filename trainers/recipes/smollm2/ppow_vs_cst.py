@@ -1,6 +1,8 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""The experiment: PPOW, its ablations, token-level RL and continued supervised training from one initialisation.
+"""
+Experiments: several trainings on the same responses for the same time, evaluated alike. By default PPOW, its
+ablations, token-level RL and continued supervised training from one initialisation; `--config` names others.
 
     python trainers/recipes/smollm2/ppow_vs_cst.py                      # train what is missing, evaluate, report
     python trainers/recipes/smollm2/ppow_vs_cst.py --arms ppow,cst      # some arms only
@@ -48,11 +50,9 @@ def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[
             if stage == "sft":
                 run.pop("eval_on_start", None)
             name = f"{arm}-seed{seed}"
-            run.update(
-                drafter=config["init"],
-                responses=config["responses"],
-                output_dir=str(Path(config["output"]) / name),
-            )
+            run.update(responses=config["responses"], output_dir=str(Path(config["output"]) / name))
+            if config["init"]:
+                run["drafter"] = config["init"]
             runs[name] = {"stage": stage, "arm": arm, "options": run}
     return runs
 
@@ -92,7 +92,7 @@ def evaluate(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[in
     target, tokenizer = load_target(config["target"])
     output = Path(config["output"])
     answers = greedy_answers(target, tokenizer, config["suites"], output / "answers", config["max_new_tokens"])
-    folders = {"init": Path(config["init"])}
+    folders = {"init": Path(config["init"])} if config["init"] else {}
     folders |= {name: Path(run["options"]["output_dir"]) for name, run in runs.items()}
     return {
         window: {
@@ -112,12 +112,12 @@ def public(value: Any) -> Any:
 
 
 def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes) -> dict[str, Any]:
-    entries = []
+    entries, first = [], config["baseline"]
     for window, by_drafter in outcomes.items():
-        baselines = ["init", *sorted(name for name in runs if runs[name]["arm"] == "cst")]
+        baselines = [first, *sorted(name for name in runs if runs[name]["arm"] == "cst")]
         figures = {b: acceptance_figures(by_drafter, baseline=b) for b in baselines if b in by_drafter}
         for name in by_drafter:
-            for index, figure in enumerate(figures["init"][name]):
+            for index, figure in enumerate(figures[first][name]):
                 entry = {"drafter": name, "arm": runs[name]["arm"] if name in runs else "init", "window": window}
                 entry |= figure.to_dict()
                 for baseline in baselines[1:]:
