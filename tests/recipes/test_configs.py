@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0.
 """Every YAML file under `trainers/` is one that its script understands."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from ppow_hf.scripts import sft_drafter, train_ppow
 from ppow_hf.trainer import DrafterSFTConfig, PPOWConfig
+from tests.recipes.loaded_script import loaded_script
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 STAGES = {"sft": (sft_drafter, DrafterSFTConfig), "ppow": (train_ppow, PPOWConfig)}
@@ -49,12 +48,8 @@ def test_training_configs(path):
 @pytest.fixture
 def script():
     """The script that reads the experiments."""
-    spec = importlib.util.spec_from_file_location("ppow_vs_cst", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    yield script
-    del sys.modules[spec.name]
+    with loaded_script(SCRIPT) as module:
+        yield module
 
 
 def test_settings_reach_the_arms_of_a_stage(script):

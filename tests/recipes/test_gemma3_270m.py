@@ -1,13 +1,12 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from ppow_hf.scripts.sft_drafter import make_parser
+from tests.recipes.loaded_script import loaded_script
 from tests.recipes.stubbed_commands import run_recipe
 from tests.testing_utils import tiny_target
 
@@ -17,12 +16,8 @@ STAGES = ["data", "init", "sft", "window", "finish", "bench"]
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("initial_drafter", RECIPE / "initial_drafter.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded_script(RECIPE / "initial_drafter.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 # Licensed under the Apache License, Version 2.0.
 """The probe, and with it the trainer: sampled gradients are on average the exact gradient of the expected reward."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.recipes.loaded_script import loaded_script
 from tests.testing_utils import tiny_eagle3, tiny_target
 from tests.trainer.test_ppow_loss import rows_of_the_target
 
@@ -27,12 +26,8 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("gradient_probe", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded_script(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

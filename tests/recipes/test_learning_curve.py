@@ -1,6 +1,5 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 import json
 import shutil
 import sys
@@ -11,6 +10,7 @@ import pytest
 from ppow_hf.data import load_responses
 from ppow_hf.evaluation.compare import measure_acceptance
 from tests.data.data_testing_utils import char_target, char_tokenizer
+from tests.recipes.loaded_script import loaded_script
 from tests.testing_utils import tiny_eagle3
 
 SCRIPT = Path(__file__).parents[2] / "trainers" / "recipes" / "smollm2" / "learning_curve.py"
@@ -18,12 +18,8 @@ SCRIPT = Path(__file__).parents[2] / "trainers" / "recipes" / "smollm2" / "learn
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("learning_curve", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded_script(SCRIPT) as module:
+        yield module
 
 
 def write_stage(folder: Path, target, seed: int, steps: int, checkpoints: tuple[int, ...]):
