@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from ppow_hf import AutoDrafter
+from ppow_hf.trainer import window_experience
 from ppow_hf.trainer.ppow_sampler import IterationSampler
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
@@ -94,9 +95,16 @@ def test_metrics(tmp_path):
     assert later[0]["criticality/chosen"] > 0 and later[0]["criticality/all"] > 0
 
 
-def test_adaw_prefers_critical_windows(tmp_path):
-    logs = []
+def test_adaw_prefers_critical_windows(tmp_path, monkeypatch):
+    logs, given = [], {"adaw": [], "uniform": []}
+    original = window_experience.select_windows
     for selection in ("adaw", "uniform"):
+
+        def noting(*args, values=None, selection=selection, **kwargs):
+            given[selection].append(values)
+            return original(*args, values=values, **kwargs)
+
+        monkeypatch.setattr(window_experience, "select_windows", noting)
         trainer = ppow_trainer(
             tmp_path, window_selection=selection, adaw_warmup=0, num_windows=3, max_steps=6, **QUIET, learning_rate=0.0
         )
@@ -105,6 +113,9 @@ def test_adaw_prefers_critical_windows(tmp_path):
     chosen, every = (sum(log[f"criticality/{name}"] for log in logs[0]) for name in ("chosen", "all"))
     assert chosen > every
     assert not any("criticality/chosen" in log for log in logs[1])
+    # By chance a uniform choice could be as critical: what the choice is made by is the criticality of every start.
+    assert given["uniform"] == [None] * 6
+    assert len(given["adaw"]) == 6 and all(values.std() > 0 and values.min() >= 0 for values in given["adaw"])
 
 
 def test_a_trainer_without_held_out_rows_trains(tmp_path):
