@@ -43,10 +43,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {"greedy_window": True, "proximity_eta": 0.5},
     "no proximity": {"greedy_window": True},
     "samples only": {},
-    "samples only, unscaled": {"scale_rewards": "none"},
-    "survivors, greedy window": {"baseline": "survivors", "greedy_window": True},
+    "samples only unscaled": {"scale_rewards": "none"},
+    "survivors with greedy window": {"baseline": "survivors", "greedy_window": True},
     "survivors": {"baseline": "survivors"},
-    "survivors, unscaled": {"baseline": "survivors", "scale_rewards": "none"},
+    "survivors unscaled": {"baseline": "survivors", "scale_rewards": "none"},
 }
 PARTS = {
     "policy": {"policy_weight": 1.0, "beta": 0.0},
