@@ -80,12 +80,9 @@ def generate(
     seed: SeedOption = 0,
 ) -> None:
     """Answer a prompt, with accepted draft tokens in green, and end with the figures."""
-    from ppow_hf import prepack_weights
     from ppow_hf.console import MarkedStreamer, chat_inputs, figures_table, timed_generate
 
-    target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device)
-    if prepack:
-        prepack_weights(target_model)
+    target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device, prepack=prepack)
     inputs = chat_inputs(tokenizer, prompt, target_model.device)
     options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
     if temperature > 0:
@@ -127,13 +124,11 @@ def calibrate(
     seed: SeedOption = 0,
 ) -> None:
     """Measure what drafting and verifying cost on this machine, print it, and store it for decoding to find."""
-    from ppow_hf import CostModel, prepack_weights
+    from ppow_hf import CostModel
     from ppow_hf.targets import cache_dir
 
     set_seed(seed)
-    target_model, _, drafter_model = load_models(console, target, drafter, dtype, device)
-    if prepack:
-        prepack_weights(target_model)
+    target_model, _, drafter_model = load_models(console, target, drafter, dtype, device, prepack=prepack)
     with console.status("Measuring..."):
         cost = CostModel.measure(target_model, drafter_model)
     rows = cost.table()

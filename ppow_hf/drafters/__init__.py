@@ -7,7 +7,7 @@ from .configuration_causal_lm import CausalLMDrafterConfig
 from .configuration_drafter import DrafterConfig
 from .configuration_eagle3 import Eagle3DrafterConfig
 from .configuration_lookup import LookupDrafterConfig
-from .draft_vocabulary import check_vocabulary_maps, vocabulary_maps
+from .draft_vocabulary import check_vocabulary_maps, draft_id_table, vocabulary_maps
 from .drafter_state import DrafterOutput, DrafterState
 from .initialization import drafter_config_for, eagle3_from_target
 from .loading import check_target
@@ -38,6 +38,7 @@ __all__ = [
     "check_target",
     "check_vocabulary_maps",
     "default_layer_ids",
+    "draft_id_table",
     "drafter_config_for",
     "eagle3_from_target",
     "gather_features",

@@ -35,6 +35,22 @@ def vocabulary_maps(draft_token_ids: torch.Tensor, vocab_size: int) -> tuple[tor
     return ids - torch.arange(len(ids)), t2d
 
 
+def draft_id_table(draft_token_ids: torch.Tensor, vocab_size: int) -> torch.LongTensor:
+    """
+    The way back: the draft id of every target token.
+
+    Args:
+        draft_token_ids (`torch.Tensor` of shape `(draft_vocab_size,)`, int64): Target ids.
+        vocab_size (`int`): Logit width of the target.
+
+    Returns:
+        `torch.LongTensor` of shape `(vocab_size,)`: Draft ids; -1 for tokens outside the draft vocabulary.
+    """
+    table = torch.full((vocab_size,), -1, dtype=torch.long, device=draft_token_ids.device)
+    table[draft_token_ids] = torch.arange(len(draft_token_ids), device=draft_token_ids.device)
+    return table
+
+
 def check_vocabulary_maps(d2t: torch.Tensor, t2d: torch.Tensor) -> None:
     """
     Checks that the two maps of a checkpoint describe the same draft vocabulary.

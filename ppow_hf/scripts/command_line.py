@@ -87,6 +87,7 @@ def load_models(
     dtype: str,
     device: str | None,
     with_drafter: bool = True,
+    prepack: bool = False,
 ):
     """
     Target, tokenizer and drafter, on one device and in one dtype.
@@ -98,19 +99,22 @@ def load_models(
         dtype (`str`): As for [`load_target`].
         device (`str`, *optional*): As for [`load_target`]; the machine's accelerator by default.
         with_drafter (`bool`, *optional*, defaults to `True`): Without, no drafter is loaded, nor need one exist.
+        prepack (`bool`, *optional*, defaults to `False`): Prepack the target.
 
     Returns:
         `tuple`: The target, its tokenizer, and the drafter, bound to the target, or `None`.
     """
     from transformers.utils import logging
 
-    from ppow_hf import AutoDrafter, load_target
+    from ppow_hf import AutoDrafter, load_target, prepack_weights
     from ppow_hf.quickstart import reference_drafter_path
 
     logging.disable_progress_bar()
     what = "the target and the drafter" if with_drafter else "the target"
     with console.status(f"Loading {what}..."):
         target, tokenizer = load_target(target_name, dtype=dtype, device=device or "auto")
+        if prepack:
+            prepack_weights(target)
         if not with_drafter:
             return target, tokenizer, None
         source = drafter_name or reference_drafter_path()

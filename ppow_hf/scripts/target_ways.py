@@ -21,6 +21,7 @@ from transformers import set_seed
 from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
 from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.evaluation.runner import padding_token
 from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.evaluation.target_ways import WAYS, compare_ways, render_ways, ways_rows
 from ppow_hf.quickstart import reference_drafter_path
@@ -59,7 +60,7 @@ def main(
         method.split(","),
         {name: WAYS[name] for name in names},
         max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=padding_token(tokenizer),
     )
     environment = describe_environment(target_model.device)
     arguments = {

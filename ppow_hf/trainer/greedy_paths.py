@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..drafters import draft_id_table
 from ..rl.exact_reward import expected_speedup_reward
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ class GreedyPaths:
         self._draft_ids: torch.Tensor | None = None
         ids = drafter.draft_token_ids
         if ids is not None:
-            self._draft_ids = torch.full((drafter.config.vocab_size,), -1, dtype=torch.long, device=ids.device)
-            self._draft_ids[ids] = torch.arange(len(ids), device=ids.device)
+            self._draft_ids = draft_id_table(ids, drafter.config.vocab_size)
         self._known: list[torch.Tensor] = []
         self._on_path: torch.Tensor | None = None
 

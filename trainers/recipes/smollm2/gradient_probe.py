@@ -24,10 +24,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ppow_hf import AutoDrafter, DrafterModel, PPOWConfig, PPOWTrainer, load_target
+from ppow_hf.drafters import draft_id_table
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.markdown import environment_list, number, percent, table
 from ppow_hf.evaluation.plots import save_figure
@@ -125,9 +127,7 @@ def exact_gradient(
     path = tokens[windows.chosen]
     columns = path
     if (ids := drafter.draft_token_ids) is not None:
-        columns = torch.full((drafter.config.vocab_size,), -1, device=path.device)
-        columns[ids.to(path.device)] = torch.arange(len(ids), device=path.device)
-        columns = columns[path]
+        columns = draft_id_table(ids, drafter.config.vocab_size).to(path.device)[path]
     log_q = (logits.float() / args.rollout_temperature).log_softmax(-1)
     log_q = log_q.gather(-1, columns.clamp_min(0)[..., None])[..., 0]
     log_q = torch.where(columns >= 0, log_q, float("-inf"))
@@ -197,7 +197,7 @@ def starts_curve(
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-30))
+    return float(cosine_similarity(a, b, dim=0, eps=1e-30))
 
 
 def reinforced_refusals(experience: Experience, group_size: int) -> float:
