@@ -27,6 +27,7 @@ from .scripts.command_line import (
     print_line,
     run_app,
     set_seed,
+    split_names,
 )
 from .targets import DEFAULT_TARGET
 
@@ -196,7 +197,13 @@ def data(
     for source in prompts:
         name, _, column = source.partition("::")
         found += load_prompts(
-            name, column=column or None, split=split, subset=subset, limit=limit, max_turns=max_turns
+            name,
+            column=column or None,
+            split=split,
+            subset=subset,
+            limit=limit,
+            max_turns=max_turns,
+            argument="--prompts",
         )
     found = select_prompts(found, exclude=exclude or [])
     with console.status("Loading the target..."):
@@ -242,7 +249,9 @@ def bench(
     drafter: DrafterOption = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="gsm8k, humaneval, mt_bench, xsum, wmt14, spec_bench, or a JSONL file; several times."),
+        typer.Option(
+            help="gsm8k, humaneval, mt_bench, xsum, wmt14, spec_bench, or a JSONL file; several times or with commas."
+        ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="Comma-separated: target, prompt_lookup, hf_dynamic, fixed:5, cost_aware, ...")
@@ -285,7 +294,7 @@ def bench(
         target_model,
         tokenizer,
         drafter_model,
-        suite or ["gsm8k", "humaneval", "mt_bench"],
+        split_names(suite) if suite else ["gsm8k", "humaneval", "mt_bench"],
         names,
         output,
         temperatures=temperatures,

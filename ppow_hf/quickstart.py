@@ -98,8 +98,12 @@ def run_quickstart(
         console.print(Text(f"> {prompt}", style="bold"))
         inputs = chat_inputs(tokenizer, prompt, target.device)
         plain = timed_generate(target, tokenizer, inputs, **options)
+        # Shown when it is done, so that no printing is timed with what the other is compared with.
+        console.print(Text(plain.text), soft_wrap=True)
+        console.print(Text(_took("plain generate", plain), style="dim"))
         streamer = MarkedStreamer(tokenizer, console, drafter)
         speculative = timed_generate(target, tokenizer, inputs, **options, assistant_model=drafter, streamer=streamer)
+        console.print(Text(_took("with the drafter", speculative), style="dim"))
         console.print()
         measured.append((prompt, inputs, plain, speculative, drafter.last_trace.acceptance_length))
 
@@ -116,6 +120,10 @@ def run_quickstart(
         "be the same."
     )
     return rows
+
+
+def _took(how: str, decoded: Decoded) -> str:
+    return f"^ {how}: {len(decoded.token_ids)} tokens in {decoded.seconds:.1f} s"
 
 
 def _identical_in_float32(target, drafter, all_inputs, options) -> list[bool]:

@@ -215,6 +215,11 @@ def _from_pretrained(source: str, dtype: str | torch.dtype) -> tuple[PreTrainedM
             f"`name_or_path` is {source!r}: {len(missing)} weights are missing from the checkpoint ({missing[0]}, ...)"
             " and would be random. Download or save it again."
         )
+    if unknown := sorted(report["unexpected_keys"]):
+        logger.warning(
+            f"`name_or_path` is {source!r}: {type(model).__name__} has no use for {len(unknown)} weights of the "
+            f"checkpoint ({unknown[0]}, ...)."
+        )
     if getattr(model, "_is_stateful", False):
         raise ValueError(
             f"`name_or_path` is {source!r} ({config.model_type}), a stateful model that cannot take back rejected "

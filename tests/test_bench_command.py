@@ -94,6 +94,19 @@ def test_transformers_own_assisted_generation(folders, tmp_path):
     assert results_of(tmp_path / "b")["arguments"]["assistant"] == "causal"
 
 
+def test_suites_with_commas(folders, tmp_path):
+    copy, odd = tmp_path / "copy.jsonl", tmp_path / "a,b.jsonl"
+    for file in (copy, odd):
+        row = {"id": f"{file.stem}/0", "suite": file.stem, "turns": ["Count."]}
+        file.write_text(json.dumps(row) + "\n")
+    command = ("bench", "--retries", 0, "--target", folders / "target", "--device", "cpu", "--method", "target")
+    command += ("--max-new-tokens", 4, "--limit", 1, "--output", tmp_path / "out")
+    suites = ("--suite", f"{folders / 'suite.jsonl'},{copy}", "--suite", odd)
+    assert run(*command, *suites).exit_code == 0
+    names = ["small", "copy", "a,b"]
+    assert list(dict.fromkeys(row["suite"] for row in results_of(tmp_path / "out")["results"])) == names
+
+
 def test_stopped_by_the_clock_it_goes_on(folders, tmp_path):
     command = bench(folders, tmp_path, "target,prompt_lookup")
     assert run(*command, "--max-minutes", 1e-9).exit_code == 0

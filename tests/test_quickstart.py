@@ -62,6 +62,21 @@ def test_a_text_that_ends_at_once_has_no_acceptance_length(tmp_path):
     assert cells(result.output, "mean")[4:] == ["-", "yes", "yes"]
 
 
+def test_both_texts_are_shown(folders):
+    target, tokenizer = load_target(folders / "target")
+    drafter = AutoDrafter.from_pretrained(folders / "drafter")
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    (row,) = run_quickstart(target, tokenizer, drafter, console, max_new_tokens=9, prompts=("Say it.",))
+    shown = console.file.getvalue()
+    text = tokenizer.decode(row.plain.token_ids, skip_special_tokens=True)
+    parts = shown.split("> Say it.\n")[1].split("^ ")
+    assert parts[0].rstrip("\n") == text.rstrip("\n") and text.strip()
+    assert parts[1].startswith("plain generate: 9 tokens in ") and parts[2].startswith(
+        "with the drafter: 9 tokens in "
+    )
+    assert parts[1].split("\n", 1)[1].rstrip("\n") == text.rstrip("\n")
+
+
 def test_prompts_are_shown_as_they_are(folders):
     target, tokenizer = load_target(folders / "target")
     drafter = AutoDrafter.from_pretrained(folders / "drafter")

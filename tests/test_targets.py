@@ -311,6 +311,16 @@ def test_missing_weights(tmp_path):
         load_target(folder)
 
 
+def test_weights_that_are_not_used_are_named(tmp_path, monkeypatch):
+    folder = save_tiny(tmp_path / "tiny", num_hidden_layers=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    warnings = []
+    monkeypatch.setattr(targets.logger, "warning", warnings.append)
+    load_target(folder)
+    assert any("no use for" in warning and "model.layers.1." in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "shard", "model.safetensors.index.json"])
 @pytest.mark.parametrize("kept", [0.0, 0.5])
 def test_truncated_weights(tmp_path, name, kept):

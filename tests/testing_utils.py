@@ -3,7 +3,7 @@
 """Tiny random targets of many families and drafters for them."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from ppow_hf.drafters import CausalLMDrafter, Eagle3Drafter
 
@@ -60,6 +60,13 @@ def tiny_target(family: str = "llama", vocab_size: int = 96, seed: int = 0, **ov
         model = AutoModelForCausalLM.from_config(config)
     model.generation_config.pad_token_id = 0
     return model.eval()
+
+
+class SilentLlama(LlamaForCausalLM):
+    """A target that ignores `output_hidden_states`, as some custom models do."""
+
+    def forward(self, *args, output_hidden_states=None, **kwargs):
+        return super().forward(*args, output_hidden_states=False, **kwargs)
 
 
 def tiny_eagle3(target: PreTrainedModel, draft_vocab_size: int | None = None, seed: int = 0, **overrides):

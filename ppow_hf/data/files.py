@@ -16,6 +16,8 @@ from pathlib import Path
 from datasets import Dataset
 
 PROVENANCE_FILE = "provenance.json"
+# What a training writes beside the drafter that came out of it.
+TRAINING_PROVENANCE_FILE, TRAINING_LOG_FILE = "training_provenance.json", "training_log.json"
 
 
 def read_jsonl(path: str | os.PathLike, argument: str) -> Iterator[tuple[int, dict]]:

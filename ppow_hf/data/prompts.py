@@ -78,6 +78,7 @@ def load_prompts(
     limit: int | None = None,
     max_turns: int | None = None,
     max_chars: int | None = None,
+    argument: str = "source",
 ) -> list[Prompt]:
     """Read prompts from one source.
 
@@ -98,6 +99,7 @@ def load_prompts(
         max_chars (`int`, *optional*):
             leave out prompts whose first user message is longer, and cut a conversation before a later one that is.
             1,200 by default for `"sharegpt"`, no limit elsewhere.
+        argument (`str`, *optional*, defaults to `"source"`): what error messages call `source`.
 
     Returns:
         `list[Prompt]`: in the order of the source, duplicates included (see [`select_prompts`]).
@@ -114,7 +116,8 @@ def load_prompts(
         rows, name, column = read_sharegpt(), SHAREGPT, "conversations"
         max_chars = 1200 if max_chars is None else max_chars
     else:
-        rows, name = _read_rows(source, split, subset), Path(source).stem if os.path.exists(source) else source
+        rows = _read_rows(source, split, subset, argument)
+        name = Path(source).stem if os.path.exists(source) else source
 
     prompts, num_rows, num_blank = [], 0, 0
     for where, row in rows:
@@ -137,7 +140,7 @@ def load_prompts(
         logger.warning(f"{source}: {num_blank} of {num_rows} rows hold no user message and were left out.")
     if not prompts:
         raise ValueError(
-            f"`source` {source}: none of its {num_rows} rows holds a prompt"
+            f"`{argument}` {source}: none of its {num_rows} rows holds a prompt"
             f"{'' if max_chars is None else f' of at most {max_chars} characters'}: choose another `column`, `split` "
             "or `max_chars`."
         )
@@ -175,11 +178,9 @@ def select_prompts(
         unique.setdefault((prompt.system, *map(_normalise, prompt.turns)), prompt)
     kept, excluded = list(unique.values()), []
     for source in exclude:
-        evaluation = {_normalise(turn) for prompt in load_prompts(source) for turn in prompt.turns}
-        left = [prompt for prompt in kept if not any(_overlaps(turn, evaluation) for turn in prompt.turns)]
-        name = Path(source).name if os.path.exists(source) else os.fspath(source)
-        removed = len(kept) - len(left)
-        excluded.append({"name": name, "sha256": source_sha256(source), "prompts_removed": removed})
+        unwanted = EvaluationPrompts(source)
+        left = [prompt for prompt in kept if not unwanted.among(prompt.turns)]
+        excluded.append(unwanted.record(len(kept) - len(left)))
         kept = left
     if len(kept) < len(unique):
         logger.warning(f"{len(unique) - len(kept)} prompts are evaluation prompts and were left out.")
@@ -191,6 +192,29 @@ def select_prompts(
     if seed is not None:
         random.Random(seed).shuffle(kept)
     return SelectedPrompts(kept[:limit], excluded)
+
+
+class EvaluationPrompts:
+    """
+    The prompts of an evaluation source, which nothing may be trained on.
+
+    Args:
+        source (`str` or `os.PathLike`): see [`load_prompts`].
+    """
+
+    def __init__(self, source: str | os.PathLike):
+        self._source = source
+        prompts = load_prompts(source, argument="exclude")
+        self._turns = {_normalise(turn) for prompt in prompts for turn in prompt.turns}
+
+    def among(self, turns: Iterable[str]) -> bool:
+        """Whether one of these user messages equals one of its own, contains one or is part of one."""
+        return any(_overlaps(turn, self._turns) for turn in turns)
+
+    def record(self, removed: int) -> dict:
+        """What to record of it, once it has kept out so many prompts: see [`SelectedPrompts`]."""
+        name = Path(self._source).name if os.path.exists(self._source) else os.fspath(self._source)
+        return {"name": name, "sha256": source_sha256(self._source), "prompts_removed": removed}
 
 
 def _normalise(text: str) -> str:
@@ -212,19 +236,19 @@ def _overlaps(turn: str, evaluation: set[str]) -> bool:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _read_rows(source: str, split: str, subset: str | None) -> Iterator[tuple[str, dict]]:
+def _read_rows(source: str, split: str, subset: str | None, argument: str) -> Iterator[tuple[str, dict]]:
     path = Path(source)
     if path.suffix == ".jsonl":
-        return ((f"`source` {source}, line {number}", row) for number, row in read_jsonl(path, "source"))
+        return ((f"`{argument}` {source}, line {number}", row) for number, row in read_jsonl(path, argument))
     if path.suffix in _LOADERS and not path.is_file():
-        raise FileNotFoundError(f"`source` is {source!r}: there is no such file.")
-    dataset = _load_dataset(path, split, subset)
+        raise FileNotFoundError(f"`{argument}` is {source!r}: there is no such file.")
+    dataset = _load_dataset(path, split, subset, argument)
     if len(dataset) == 0:
-        raise ValueError(f"`source` {source}, split {split!r} is empty: give another source or split.")
-    return ((f"`source` {source}, split {split!r}, row {index}", row) for index, row in enumerate(dataset))
+        raise ValueError(f"`{argument}` {source}, split {split!r} is empty: give another source or split.")
+    return ((f"`{argument}` {source}, split {split!r}, row {index}", row) for index, row in enumerate(dataset))
 
 
-def _load_dataset(path: Path, split: str, subset: str | None) -> datasets.Dataset:
+def _load_dataset(path: Path, split: str, subset: str | None, argument: str) -> datasets.Dataset:
     try:
         if path.suffix in _LOADERS:
             return datasets.load_dataset(_LOADERS[path.suffix], data_files=str(path), split="train")
@@ -238,13 +262,13 @@ def _load_dataset(path: Path, split: str, subset: str | None) -> datasets.Datase
         return datasets.load_dataset(str(path), subset, split=split)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise OSError(
-            f"`source` is {str(path)!r}: there is no such file or folder here, and the Hub dataset of that name could "
-            f"not be reached or does not exist. Without network, give a JSONL file. The cause: {error}"
+            f"`{argument}` is {str(path)!r}: there is no such file or folder here, and the Hub dataset of that name "
+            f"could not be reached or does not exist. Without network, give a JSONL file. The cause: {error}"
         ) from error
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(
-            f"`source` {path}, split {split!r}{'' if subset is None else f', subset {subset!r}'} could not be read: "
-            f"{error.__cause__ or error}. Correct the file, or choose another `split` or `subset`."
+            f"`{argument}` {path}, split {split!r}{'' if subset is None else f', subset {subset!r}'} could not be "
+            f"read: {error.__cause__ or error}. Correct the file, or choose another `split` or `subset`."
         ) from error
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation.call_checks import eos_token_ids_of
+from ..end_tokens import eos_token_ids_of
 from .prompts import Prompt
 
 

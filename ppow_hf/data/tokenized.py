@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from .chat import prompt_token_ids
 from .files import check_output_dir, read_jsonl, save_dataset_whole
+from .prompts import EvaluationPrompts
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
@@ -80,6 +81,7 @@ def import_responses(
     output_dir: str | os.PathLike | None = None,
     *,
     source: str | None = None,
+    exclude: Sequence[str | os.PathLike] = (),
 ) -> Dataset:
     """Turn a JSONL of ready responses into a responses dataset.
 
@@ -90,6 +92,9 @@ def import_responses(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the target's tokenizer.
         output_dir (`str` or `os.PathLike`, *optional*): folder to save the dataset and its provenance in.
         source (`str`, *optional*): value of the `source` column; the row's own `source`, else the file's name.
+        exclude (`Sequence[str | os.PathLike]`, *optional*):
+            evaluation sources; responses to their prompts are left out, as by [`select_prompts`], and how many is
+            recorded.
 
     Returns:
         [`~datasets.Dataset`]: with the columns of [`response_features`].
@@ -97,9 +102,10 @@ def import_responses(
     Raises:
         FileNotFoundError: `path` does not exist.
         FileExistsError: `output_dir` is not empty.
-        ValueError: a row is malformed, or holds a token the tokenizer does not have.
+        ValueError: a row is malformed, or holds a token the tokenizer does not have; or nothing is left.
     """
     path = Path(path)
+    unwanted = [EvaluationPrompts(name) for name in exclude]
     if output_dir is not None:
         check_output_dir(Path(output_dir))
     conversational = tokenizer.chat_template is not None
@@ -130,19 +136,33 @@ def import_responses(
                 "source": source or row.get("source") or path.stem,
             }
         )
+    excluded = []
+    for evaluation in unwanted:
+        left = [row for row in rows if not evaluation.among(_user_texts(row["prompt"]))]
+        excluded.append(evaluation.record(len(rows) - len(left)))
+        rows = left
+    if not rows:
+        raise ValueError(f"`path` {path}: every prompt is one of `exclude`'s. Give other responses to train on.")
     dataset = Dataset.from_list(rows, features=response_features(conversational))
     if output_dir is not None:
-        save_dataset_whole(dataset, output_dir, _import_provenance(path, tokenizer, dataset))
+        save_dataset_whole(dataset, output_dir, _import_provenance(path, tokenizer, dataset, excluded))
     return dataset
 
 
-def _import_provenance(path: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> dict:
+def _user_texts(prompt: str | list[dict]) -> list[str]:
+    if isinstance(prompt, str):
+        return [prompt]
+    return [message["content"] for message in prompt if message["role"] == "user"]
+
+
+def _import_provenance(path: Path, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, excluded: list[dict]) -> dict:
     return {
         "imported_from": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "target": tokenizer.name_or_path,
         "rows": len(dataset),
         "response_tokens": int(count_response_tokens(dataset).sum()),
+        "excluded": excluded,
     }
 
 

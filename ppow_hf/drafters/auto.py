@@ -5,6 +5,7 @@
 import os
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.utils import CONFIG_NAME
 
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .configuration_drafter import DrafterConfig
@@ -68,7 +69,23 @@ class AutoDrafter:
         if (os.path.isabs(path) or path.startswith(".")) and not os.path.isdir(path):
             raise OSError(f"There is no folder `{path}`. Pass a saved drafter's folder or a Hub repository id.")
         hub_kwargs = {k: kwargs[k] for k in HUB_ARGUMENTS if k in kwargs}
-        config = AutoConfig.from_pretrained(path, **hub_kwargs)
+        if os.path.isdir(path):
+            subfolder = hub_kwargs.get("subfolder")
+            folder = os.path.join(path, subfolder) if subfolder else path
+            if not os.path.isfile(os.path.join(folder, CONFIG_NAME)):
+                raise OSError(
+                    f"The folder `{folder}` holds no drafter: there is no {CONFIG_NAME} in it. Pass the folder that "
+                    "`save_pretrained` or the trainer wrote."
+                )
+        try:
+            config = AutoConfig.from_pretrained(path, **hub_kwargs)
+        except OSError as error:
+            if os.path.isdir(path):
+                raise
+            raise OSError(
+                f"There is no folder `{path}`, and no such repository on the Hub can be reached. Pass a saved "
+                f"drafter's folder or a Hub repository id. The cause: {error}"
+            ) from error
         if type(config) in DRAFTER_FAMILIES:
             return DRAFTER_FAMILIES[type(config)].from_pretrained(path, **kwargs)
         if type(config) in AutoModelForCausalLM._model_mapping:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Arguments of `from_pretrained` that say where files come from, for the files beside the weights.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -19,14 +22,15 @@ def load_checked(loader: Callable, source: str | os.PathLike, *args, allow_unkno
     Args:
         loader (`Callable`): A `from_pretrained`.
         source (`str` or `os.PathLike`): Folder or repository.
-        allow_unknown (`bool`, *optional*, defaults to `False`): Accept weights that the model has no place for.
+        allow_unknown (`bool`, *optional*, defaults to `False`):
+            Accept weights that the model has no place for, with a warning.
 
     Returns:
         `tuple[PreTrainedModel, dict]`: The model and transformers' loading information.
 
     Raises:
         ValueError: If weights are missing, unknown or of another shape.
-        OSError: If there is no such folder or repository, or a weight file is truncated.
+        OSError: If there is no such folder or repository, or a weight file is missing or truncated.
     """
     # transformers names mis-shaped weights only in a log; here they belong into the error.
     kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -37,11 +41,24 @@ def load_checked(loader: Callable, source: str | os.PathLike, *args, allow_unkno
             f"The weight file in `{source}` cannot be read ({error}). It is truncated or damaged: download or copy "
             "it again."
         ) from error
+    except OSError as error:
+        if not os.path.isdir(source):
+            raise
+        raise OSError(
+            f"The folder `{os.fspath(source)}` holds no weights that can be loaded. Pass the folder that "
+            f"`save_pretrained` or the trainer wrote, with all its files. The cause: {error}"
+        ) from error
     problems = []
     if info["missing_keys"]:
         problems.append(f"missing weights {sorted(info['missing_keys'])}")
-    if info["unexpected_keys"] and not allow_unknown:
-        problems.append(f"unknown weights {sorted(info['unexpected_keys'])}")
+    if unknown := sorted(info["unexpected_keys"]):
+        if not allow_unknown:
+            problems.append(f"unknown weights {unknown}")
+        else:
+            some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            logger.warning(
+                f"`{source}` holds {len(unknown)} weights that {type(model).__name__} has no use for: {some}."
+            )
     for name, found, wanted in sorted(info["mismatched_keys"]):
         problems.append(f"`{name}` has shape {tuple(found)} instead of {tuple(wanted)}")
     if problems:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.generation import BaseStreamer
 
 from ..drafters import DrafterModel, DrafterState
-from ..generation.call_checks import eos_token_ids_of
+from ..end_tokens import eos_token_ids_of
 from ..generation.drafter_window import stored_window
 from .measure import measure_generation
 from .memory import PeakMemory, cache_bytes, state_bytes

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..drafters import AutoDrafter, CausalLMDrafterConfig
+from ..drafters import AutoDrafter, CausalLMDrafter
 from ..generation import WindowConfig
 from ..generation.drafter_window import stored_window
 
@@ -26,6 +26,7 @@ TREES = (TREE, MIXED_TREE)
 METHOD_NAMES = (
     PLAIN,
     "prompt_lookup",
+    "prompt_lookup:N",
     "hf_dynamic",
     "hf_heuristic",
     "hf_constant",
@@ -136,8 +137,10 @@ def parse_method(name: str) -> Method:
     if name in ADAPTIVE_WINDOWS or name in LOOKUP_WINDOWS or name in TREES:
         return Method(name, "window")
     kind, colon, size = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if colon and kind in ("fixed", *TREES):
+    if colon and kind in ("fixed", "prompt_lookup", *TREES):
         if size.isascii() and size.isdigit() and int(size) >= 1 and str(int(size)) == size:
+            if kind == "prompt_lookup":
+                return Method(name, kind, {**PROMPT_LOOKUP_OPTIONS, "prompt_lookup_num_tokens": int(size)})
             return Method(name, "window")
         number = "K in `fixed:K`" if kind == "fixed" else f"N in `{kind}:N`"
         raise MethodError(f"Method {name!r}: {number} must be a whole number >= 1, for example `{kind}:5`.")
@@ -165,12 +168,23 @@ def load_assistant(path: str | os.PathLike, target: PreTrainedModel) -> PreTrain
     Args:
         path (`str` or `os.PathLike`): Where it is.
         target ([`~transformers.PreTrainedModel`]): Whose dtype and device it gets.
+
+    Raises:
+        OSError: If there is none, or its weights are missing or cannot be read.
+        ValueError: If its weights do not fit, or it is a drafter without a causal LM.
     """
-    if isinstance(AutoConfig.from_pretrained(path), CausalLMDrafterConfig):
-        model = AutoDrafter.from_pretrained(path, dtype=target.dtype).model
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=target.dtype)
-    return model.to(target.device)
+    try:
+        drafter = AutoDrafter.from_pretrained(path, dtype=target.dtype)
+    except (OSError, ValueError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"`assistant` is {os.fspath(path)!r}, which cannot be loaded. {error}") from error
+    if not isinstance(drafter, CausalLMDrafter):
+        raise ValueError(
+            f"`assistant` is {os.fspath(path)!r}, a {type(drafter).__name__}, which is no causal LM: transformers' "
+            "own assisted generation cannot draft with it. Give a causal LM or a CausalLMDrafter, or leave out the "
+            "hf_* methods."
+        )
+    return drafter.model.to(target.device)
 
 
 def resolve_assistant(drafter: nn.Module | None, assistant: nn.Module | None) -> nn.Module | None:

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..drafters import DrafterModel
+from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel, WindowConfig
-from ..generation.call_checks import eos_token_ids_of
 from .aggregate import bootstrap_interval
 from .benchmark import write_json
 from .measure import measure_generation

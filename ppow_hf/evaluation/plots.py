@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from .methods import PLAIN
 
 # Okabe and Ito's palette, told apart with any colour vision; families of methods share a hue and differ in lightness.
-BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY = (
+BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY, LIGHT_GREY = (
     "#0072B2",
     "#56B4E9",
     "#009E73",
@@ -22,6 +22,7 @@ BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY = (
     "#D55E00",
     "#CC79A7",
     "#8C8C8C",
+    "#B4B4B4",
 )
 METHOD_COLORS = {
     "prompt_lookup": GREY,
@@ -226,6 +227,8 @@ def _method_colors(methods: list[str]) -> dict[str, str]:
         if method.startswith("fixed:"):  # the longer the window, the darker
             size = int(method.removeprefix("fixed:"))
             colors[method] = FIXED_SHADES[min(size, len(FIXED_SHADES)) - 1]
+        elif method.startswith("prompt_lookup:"):
+            colors[method] = LIGHT_GREY
         else:
             colors[method] = METHOD_COLORS[method.partition(":")[0]]
     return colors

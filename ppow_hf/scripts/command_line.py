@@ -145,6 +145,14 @@ def parse_numbers(name: str, text: str) -> list[float]:
         raise ValueError(f"`{name}` takes comma-separated numbers such as 0,1, got {text!r}.") from None
 
 
+def split_names(options: list[str]) -> list[str]:
+    """The values of an option that is given several times, or once with commas; a file's name may hold one."""
+    names = []
+    for option in options:
+        names += [option] if os.path.exists(option) else [part.strip() for part in option.split(",") if part.strip()]
+    return names
+
+
 def parse_count(name: str, text: str) -> int | str:
     """The value of an option such as `3` or `all`; errors name the option."""
     try:

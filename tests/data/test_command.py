@@ -5,11 +5,29 @@
 import hashlib
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from ppow_hf import cli
 
 from .data_testing_utils import char_target, char_tokenizer
+
+
+@pytest.mark.parametrize(("option", "shown"), [("--prompts", "--prompts"), ("--exclude", "exclude")])
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "there is no such file"), ("", "is empty"), ('{"question": "a"}\n{"b', "line 2: not")]
+)
+def test_bad_files_are_named_by_their_option(tmp_path, option, shown, content, what):
+    (tmp_path / "good.jsonl").write_text('{"question": "Say 1."}\n')
+    if content is not None:
+        (tmp_path / "bad.jsonl").write_text(content)
+    files = {"--prompts": "good.jsonl", "--exclude": "good.jsonl", option: "bad.jsonl"}
+    arguments = ["data", "--output", tmp_path / "out"]
+    for name, file in files.items():
+        arguments += [name, tmp_path / file]
+    with pytest.raises((ValueError, OSError), match=f"`{shown}` .*bad.jsonl.*{what}"):
+        CliRunner().invoke(cli.app, [str(part) for part in arguments], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_excluded_files_are_recorded(tmp_path):

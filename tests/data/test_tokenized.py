@@ -1,5 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import hashlib
 import json
 
 import pytest
@@ -53,6 +54,28 @@ def test_import_responses_uses_the_chat_template_and_masks_the_prompt(tmp_path, 
     assert str(tmp_path) not in json.dumps(provenance)
     with pytest.raises(FileExistsError, match="`output_dir`"):
         import_responses(path, tokenizer, tmp_path / "out")
+
+
+def test_import_responses_leaves_evaluation_prompts_out(tmp_path, tokenizer):
+    question = "How many apples are left when three of ten are eaten?"
+    prompts = ["How?", f"Now: {question.upper()}", [{"role": "user", "content": "Why?"}], "Who?"]
+    path = write_jsonl(tmp_path / "given.jsonl", [{"prompt": prompt, "response_ids": [9]} for prompt in prompts])
+    suites = [
+        write_jsonl(tmp_path / "gsm8k.jsonl", [{"question": question}, {"question": "why"}]),
+        write_jsonl(tmp_path / "other.jsonl", [{"question": "What?"}]),
+    ]
+    dataset = import_responses(path, tokenizer, tmp_path / "out", exclude=suites)
+    assert [prompt[0]["content"] for prompt in dataset["prompt"]] == ["How?", "Who?"]
+    assert load_responses(tmp_path / "out")[:] == dataset[:]
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    found = [(entry["name"], entry["prompts_removed"], entry["sha256"]) for entry in provenance["excluded"]]
+    digests = [hashlib.sha256(suite.read_bytes()).hexdigest() for suite in suites]
+    assert found == [("gsm8k.jsonl", 2, digests[0]), ("other.jsonl", 0, digests[1])]
+    everything = write_jsonl(tmp_path / "all.jsonl", [{"question": question} for question in ("How", "why", "who")])
+    with pytest.raises(ValueError, match="every prompt is one of `exclude`"):
+        import_responses(path, tokenizer, exclude=[everything, suites[0]])
+    with pytest.raises(FileNotFoundError, match="`exclude` is .*nowhere"):
+        import_responses(path, tokenizer, exclude=[tmp_path / "nowhere.jsonl"])
 
 
 def test_import_responses_without_chat_template(tmp_path):

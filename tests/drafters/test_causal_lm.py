@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ppow_hf import AutoDrafter, CausalLMDrafter, CausalLMDrafterConfig
+from ppow_hf.drafters import loading
 
 from ..testing_utils import TARGET_FAMILIES, tiny_causal_drafter, tiny_eagle3, tiny_target
 from .common import FLOAT32, VOCAB, DrafterTesterMixin, Text, save_with
@@ -127,8 +128,21 @@ def test_auto_drafter_names_a_missing_folder(path):
 
 
 def test_auto_drafter_offline_names_the_repository():
-    with pytest.raises(OSError, match="offline|cached files"):
+    """A folder that is not there looks like a repository's name."""
+    message = (
+        "no folder `no-such-org/no-such-drafter`, and no such repository.*saved drafter's folder.*(offline|cached)"
+    )
+    with pytest.raises(OSError, match=message):
         AutoDrafter.from_pretrained("no-such-org/no-such-drafter")
+
+
+def test_auto_drafter_names_weights_that_a_plain_causal_lm_leaves_unused(tmp_path, monkeypatch):
+    folder = save_with(tiny_target("qwen2", vocab_size=VOCAB), tmp_path, lambda w: w.update(spare=torch.ones(2)))
+    warnings = []
+    monkeypatch.setattr(loading.logger, "warning", warnings.append)
+    AutoDrafter.from_pretrained(folder)
+    (warning,) = warnings
+    assert "holds 1 weights that Qwen2ForCausalLM has no use for: spare" in warning
 
 
 def test_auto_drafter_is_not_built():

@@ -4,11 +4,10 @@
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from ppow_hf.drafters import gather_features
 
-from ..testing_utils import TARGET_FAMILIES, tiny_eagle3, tiny_target
+from ..testing_utils import TARGET_FAMILIES, SilentLlama, tiny_eagle3, tiny_target
 
 
 def layers_of(target) -> torch.nn.ModuleList:
@@ -79,13 +78,6 @@ def test_cached_decoding_gives_the_same_features(family):
         rest = target(tokens[:, 10:], past_key_values=prefix.past_key_values, output_hidden_states=True)
     parts = [gather_features(output.hidden_states, (1, 2, 3)) for output in (prefix, rest)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
-
-
-class SilentLlama(LlamaForCausalLM):
-    """A target that ignores `output_hidden_states`, as some custom models do."""
-
-    def forward(self, *args, output_hidden_states=None, **kwargs):
-        return super().forward(*args, output_hidden_states=False, **kwargs)
 
 
 def test_a_target_without_hidden_states_is_named():

@@ -13,7 +13,7 @@ from ppow_hf.evaluation.measure import PassCounter, measure_generation
 from ppow_hf.evaluation.methods import ASSISTANT_OPTIONS, check_methods, load_assistant, resolve_assistant
 from ppow_hf.generation import WindowConfig
 from tests.evaluation.bench_utils import tiny_models
-from tests.testing_utils import tiny_causal_drafter, tiny_target
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 PROMPT = torch.tensor([[5, 9, 12, 9, 12, 9, 12, 7]])
 
@@ -29,9 +29,22 @@ def test_every_listed_name_is_a_method(name):
     assert parse_method(name).name == name
 
 
+def test_prompt_lookup_of_another_length():
+    options = parse_method("prompt_lookup:3").options
+    assert options == {**parse_method("prompt_lookup").options, "prompt_lookup_num_tokens": 3}
+    target, _ = tiny_models()
+    drafted = []
+    for name in ("prompt_lookup:1", "prompt_lookup:5"):
+        with PassCounter(target, PROMPT.shape[1]) as counter:
+            measure_generation(parse_method(name), target, None, None, PROMPT, max_new_tokens=24)
+        drafted.append(counter.drafted)
+    assert 0 < drafted[0] < drafted[1]  # the prompt repeats itself
+
+
 @pytest.mark.parametrize(
     "name",
     [
+        "prompt_lookup:0",
         "fixed",
         "fixed:",
         "fixed:0",
@@ -49,7 +62,7 @@ def test_every_listed_name_is_a_method(name):
 def test_bad_names_list_the_good_ones(name):
     with pytest.raises(MethodError) as caught:
         parse_method(name)
-    assert re.search("(fixed|tree):", str(caught.value))
+    assert re.search("(fixed|tree|lookup):", str(caught.value))
 
 
 def test_no_methods():
@@ -212,3 +225,34 @@ def test_an_assistant_comes_from_a_drafters_folder_or_a_causal_lms(tmp_path, wra
     check_methods(parse_methods(["hf_dynamic"]), target, None, assistant)
     saved, loaded = drafter.model.state_dict(), assistant.state_dict()
     assert saved.keys() == loaded.keys() and all(torch.equal(saved[name], loaded[name]) for name in saved)
+
+
+def test_an_assistant_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"`assistant` is .*nowhere.*There is no folder"):
+        load_assistant(tmp_path / "nowhere", tiny_target())
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_truncated_assistant_is_refused(tmp_path, wrapped):
+    drafter = tiny_causal_drafter(tiny_target())
+    (drafter if wrapped else drafter.model).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(OSError, match=r"`assistant` is .*truncated or damaged"):
+        load_assistant(tmp_path, tiny_target())
+
+
+def test_an_assistant_with_missing_weights_is_refused(tmp_path):
+    model = tiny_causal_drafter(tiny_target()).model
+    weights = model.state_dict()
+    del weights["model.norm.weight"]
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match=r"`assistant` is .*missing weights.*norm"):
+        load_assistant(tmp_path, tiny_target())
+
+
+def test_a_drafter_without_a_causal_lm_is_no_assistant(tmp_path):
+    target = tiny_target()
+    tiny_eagle3(target).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`assistant` is .*Eagle3Drafter, which is no causal LM.*hf_\*"):
+        load_assistant(tmp_path, target)

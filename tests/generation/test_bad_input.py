@@ -16,7 +16,7 @@ from transformers import (
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from ppow_hf import CausalLMDrafter, LookupDrafter, WindowConfig, speculative_generate
-from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+from tests.testing_utils import SilentLlama, tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,18 @@ def refuse(pair, prompt, match, **kwargs):
     kwargs = {"max_new_tokens": 6, "assistant_model": drafter, "window": "fixed:3", **kwargs}
     with pytest.raises(ValueError, match=match):
         target.generate(prompt, **kwargs)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("window", ["fixed:3", "cost_aware", "mixed", "tree", "mixed_tree"])
+def test_a_target_that_keeps_its_hidden_states_to_itself(prompt, window, do_sample):
+    silent = SilentLlama(tiny_target("llama").config).eval()
+    match = "returned no `hidden_states`.*`output_hidden_states=True`, or a `CausalLMDrafter`"
+    refuse((silent, tiny_eagle3(silent)), prompt, match, window=window, do_sample=do_sample)
+    drafter = tiny_causal_drafter(silent, num_layers=1)
+    options = {"do_sample": False, "max_new_tokens": 6}
+    text = silent.generate(prompt, assistant_model=drafter, window="fixed:3", **options)
+    assert torch.equal(text, silent.generate(prompt, **options))
 
 
 def test_batch(pair, prompt):

@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 import torch
+import transformers
 
 from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig, prepack_weights, unpack_weights
+from ppow_hf.generation import cost_measurement
 from ppow_hf.generation.cost_measurement import _level_costs, cost_model_key, find_cost_model
 from ppow_hf.generation.cost_model import isotonic
 from ppow_hf.generation.tree_config import TreeConfig
@@ -291,6 +293,23 @@ def test_the_key_tells_models_and_dtypes_apart():
     keys.add(cost_model_key(target, tiny_eagle3(target)))
     keys.add(cost_model_key(target.to(torch.bfloat16), tiny_eagle3(target)))
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize("what", ["processor", "torch", "transformers", "threads", "our code"])
+def test_costs_of_another_machine_or_version_are_not_used(what, cache_folder, monkeypatch):
+    target = tiny_target()
+    drafter = tiny_causal_drafter(target)
+    CostModel(0.25, key=cost_model_key(target, drafter)).save(cache_folder)
+    assert find_cost_model(target, drafter).gamma == 0.25
+    changes = {
+        "processor": (cost_measurement, "_cpu_name", lambda: "another"),
+        "torch": (torch, "__version__", "9.9.9+cpu"),
+        "transformers": (transformers, "__version__", "9.9.9"),
+        "threads": (torch, "get_num_threads", lambda: 99),
+        "our code": (cost_measurement, "_REVISION", cost_measurement._REVISION + 1),
+    }
+    monkeypatch.setattr(*changes[what])
+    assert find_cost_model(target, drafter).gamma != 0.25
 
 
 def test_costs_of_a_changed_target_are_its_own():

@@ -4,10 +4,11 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, StoppingCriteria
+from transformers import DynamicCache, StoppingCriteria, TextIteratorStreamer, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from ppow_hf import WindowConfig, speculative_generate
+from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import TARGET_FAMILIES, tiny_causal_drafter, tiny_eagle3, tiny_target
 
 WINDOWS = {
@@ -185,6 +186,35 @@ def test_streamer(prompt):
         prompt, assistant_model=drafter, window="fixed:4", streamer=streamer, max_new_tokens=20, do_sample=False
     )
     assert streamer.tokens == output[0].tolist() and streamer.ended
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("window", ["fixed:4", "tree"])
+def test_streamers_of_transformers(window, do_sample, capsys, store_costs):
+    """Several tokens come at once. The text that is printed is the one that is returned, with all of them."""
+    target, tokenizer = char_target(), char_tokenizer()
+    drafter = tiny_causal_drafter(target, num_layers=1)
+    store_costs(target, drafter)
+    inputs = tokenizer("abcabcabcab", return_tensors="pt", add_special_tokens=False)
+    for streamer in (TextStreamer(tokenizer, skip_prompt=True), TextIteratorStreamer(tokenizer, skip_prompt=True)):
+        torch.manual_seed(3)
+        text = target.generate(
+            **inputs, assistant_model=drafter, window=window, streamer=streamer, max_new_tokens=30, do_sample=do_sample
+        )
+        printed = capsys.readouterr().out
+        shown = printed.removesuffix("\n") if type(streamer) is TextStreamer else "".join(streamer)
+        assert shown == tokenizer.decode(text[0, inputs["input_ids"].shape[1] :])
+        assert len(shown) > 5 and drafter.last_trace.cycles
+
+
+@pytest.mark.parametrize("implementation", ["dynamic", "offloaded"])
+def test_caches(implementation, prompt):
+    if implementation == "offloaded" and not torch.cuda.is_available():
+        pytest.skip("transformers' offloaded cache needs a GPU")
+    for family in ("llama", "gemma3_text"):
+        target = tiny_target(family)
+        for drafter in drafters(target).values():
+            compare(target, drafter, prompt, cache_implementation=implementation)
 
 
 @pytest.mark.parametrize("kind", ["eagle3", "causal"])

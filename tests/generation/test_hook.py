@@ -10,6 +10,7 @@ from transformers import Cache, GenerationConfig, GenerationMixin
 import ppow_hf
 from ppow_hf.generation import attach, attached, detach, install_hook, is_hook_installed, uninstall_hook
 from ppow_hf.generation.hook import check_upstream
+from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
@@ -49,6 +50,35 @@ def test_other_assistants_are_untouched(prompt):
         install_hook()
     assert torch.equal(hooked, original) and torch.equal(lookup, original_lookup)
     assert not hasattr(assistant, "last_trace")
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_assistants_of_other_kinds_are_untouched(do_sample, prompt):
+    """Early exit, and an assistant with a vocabulary and a tokenizer of its own, whose text is decoded and read."""
+    target, assistant = char_target(), char_target(seed=1, vocab_size=120)
+    tokenizers = {"tokenizer": char_tokenizer(), "assistant_tokenizer": char_tokenizer()}
+    calls = [{"assistant_early_exit": 1}]
+    if not do_sample:  # transformers' own fails there, where the two tokenizers are alike
+        calls.append({"assistant_model": assistant, **tokenizers})
+
+    def texts():
+        found = []
+        for call in calls:
+            torch.manual_seed(11)
+            found.append(target.generate(prompt, do_sample=do_sample, max_new_tokens=16, **call).tolist())
+        return found
+
+    hooked = texts()
+    attach(target)
+    both = texts()
+    detach(target)
+    uninstall_hook()
+    try:
+        original = texts()
+    finally:
+        install_hook()
+    assert hooked == both == original
+    assert all(len(text[0]) > prompt.shape[1] for text in original)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_p": 0.9}, {"repetition_penalty": 1.3}])

@@ -3,6 +3,8 @@
 """What generation relies on in transformers. A failure here means upstream moved: read `generation/hook.py` first."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +39,11 @@ def test_no_target_class_overrides_what_is_hooked():
     for name in ("_get_candidate_generator", "_validate_generation_mode", "_assisted_decoding"):
         for family in ("LlamaForCausalLM", "Gemma3ForCausalLM", "Qwen3MoeForCausalLM", "GPTNeoXForCausalLM"):
             assert getattr(getattr(transformers, family), name) is getattr(GenerationMixin, name)
+    # And none of the several hundred others: by their sources, for importing them takes minutes.
+    sources = list((Path(transformers.__file__).parent / "models").glob("*/modeling_*.py"))
+    assert len(sources) > 300
+    hooked = re.compile(r"def (_get_candidate_generator|_validate_generation_mode|_assisted_decoding)\b")
+    assert [source.name for source in sources if hooked.search(source.read_text(encoding="utf-8"))] == []
 
 
 def test_what_the_loop_of_chains_calls():
