@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Part of what names a stored cost model: raise it whenever drafting or the work around it becomes cheaper or dearer.
-_REVISION = 3
+_REVISION = 4
 # Verification is measured at these windows and interpolated between them.
 _WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass

@@ -124,7 +124,7 @@ def check_tree_call(target: PreTrainedModel, drafter: DrafterModel, generation_c
             "`assistant_ensemble_weight` cannot be combined with draft trees. Leave it out, or leave `tree` out of "
             "the window."
         )
-    if generation_config.cache_implementation not in (None, "dynamic", "dynamic_full"):
+    if generation_config.cache_implementation not in (None, "dynamic"):
         raise ValueError(
             f"`cache_implementation`={generation_config.cache_implementation!r} cannot be combined with draft trees, "
             "whose rejected branches are taken out of the cache. Leave it out, or leave `tree` out of the window."

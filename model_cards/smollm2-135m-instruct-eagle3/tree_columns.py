@@ -10,6 +10,7 @@ columns of branches that lead nowhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -88,14 +89,29 @@ def as_implementation(mask: torch.Tensor | None, implementation: str, dtype: tor
     Raises:
         ValueError: For any other implementation.
     """
+    hidden = score_of_hidden(implementation, dtype)
+    if mask is None or implementation == "sdpa":
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, hidden)
+
+
+def score_of_hidden(implementation: str, dtype: torch.dtype) -> float:
+    """
+    What an attention implementation adds to the score of a column that a query may not see.
+
+    Args:
+        implementation (`str`): `"sdpa"` or `"eager"`.
+        dtype (`torch.dtype`): Of the scores.
+
+    Raises:
+        ValueError: For any other implementation.
+    """
     if implementation not in ("sdpa", "eager"):
         raise ValueError(
             f"Attention implementation {implementation!r} takes no mask of ours, which draft trees need. Load the "
             'model with `attn_implementation="sdpa"` or `"eager"`, or decode without `tree`.'
         )
-    if mask is None or implementation == "sdpa":
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+    return -math.inf if implementation == "sdpa" else torch.finfo(dtype).min
 
 
 def check_croppable(cache: Cache) -> None:
@@ -140,7 +156,7 @@ def keep_columns(cache: Cache, first: int, columns: Sequence[int]) -> None:
         place = slice(first + stay, first + len(columns))
         index: dict[torch.device, torch.Tensor] = {}
         for layer in cache.layers:
-            for states in (layer.keys, layer.values):
+            for states in layer.written if type(layer) is GrowingLayer else (layer.keys, layer.values):
                 if states.device not in index:
                     index[states.device] = torch.tensor(moved, device=states.device)
                 states[..., place, :] = states.index_select(-2, index[states.device])

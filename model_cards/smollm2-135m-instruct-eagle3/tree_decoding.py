@@ -20,7 +20,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from .target_features import gather_features
 from .tree_columns import check_croppable, keep_columns
-from .call_checks import check_call, eos_token_ids_of, max_length_of
+from .end_tokens import eos_token_ids_of
+from .call_checks import check_call, max_length_of
 from .cost_model import CostModel
 from .divergence import window_divergence
 from .draft_tree import grow_tree
@@ -306,9 +307,10 @@ class TreeDecoding:
     def _commit(self, tree: DraftTree, acceptance: Acceptance, logits: torch.Tensor) -> int:
         """Adds what was accepted to the text, up to where a criterion ends it. Returns how many tokens."""
         before = self.input_ids.shape[1]
-        new = self.input_ids.new_tensor([acceptance.tokens(tree)])
+        tokens = acceptance.tokens(tree)
+        new = self.input_ids.new_tensor([tokens])
         shown = self._returned.scores_with(acceptance.scores)
-        self.input_ids, self.finished = self._end.extend(self.input_ids, new, shown)
+        self.input_ids, self.finished = self._end.extend(self.input_ids, new, shown, last=tokens[-1])
         committed = self.input_ids.shape[1] - before
         rows = [0, *(node + 1 for node in acceptance.path)][:committed]
         self._returned.add("scores", acceptance.scores[:committed])

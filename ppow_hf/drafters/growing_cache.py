@@ -23,12 +23,48 @@ class GrowingLayer(DynamicLayer):
     """
     Keys and values that are views of larger buffers, which grow when they are full. For inference: what was handed out
     before is overwritten once its columns have been cropped.
+
+    How many columns count is a number, so that to crop is to lower it. Views are made when somebody looks.
     """
 
     def __init__(self):
-        super().__init__()
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._shown: tuple[torch.Tensor, torch.Tensor] | None = None  # of the buffers
+        self._columns = 0  # of the buffers
+        self._given: list[torch.Tensor | None] = [None, None]  # in place of the buffers, while there are none
+        super().__init__()
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """`torch.Tensor` of shape `(batch, heads, columns, head_dim)`, *optional*: The keys."""
+        return self._look(0)
+
+    @keys.setter
+    def keys(self, states: torch.Tensor | None) -> None:
+        self._put(0, states)
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """`torch.Tensor` of shape `(batch, heads, columns, head_dim)`, *optional*: The values."""
+        return self._look(1)
+
+    @values.setter
+    def values(self, states: torch.Tensor | None) -> None:
+        self._put(1, states)
+
+    @property
+    def written(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`tuple[torch.Tensor, torch.Tensor]`: What keys and values are views of, to move columns about in."""
+        return (self.keys, self.values) if self._buffers is None else self._buffers
+
+    def _look(self, which: int) -> torch.Tensor | None:
+        return self._given[which] if self._buffers is None else self._buffers[which].narrow(-2, 0, self._columns)
+
+    def _put(self, which: int, states: torch.Tensor | None) -> None:
+        """To reorder or move a cache puts other tensors in the place of its own, one after the other."""
+        if self._buffers is not None:
+            self._given = [self._look(0), self._look(1)]
+            self._buffers = None
+        self._given[which] = states
 
     @classmethod
     def taking_over(cls, layer: DynamicLayer) -> GrowingLayer:
@@ -68,17 +104,21 @@ class GrowingLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)  # graphs cannot write into views
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self.keys.dim() == 1:  # as they are before the first update
-            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
-        start, added = self.keys.shape[-2], key_states.shape[-2]
+        if self._buffers is None and self._given[0].dim() == 1:  # as they are before the first update
+            self._given = [key_states[..., :0, :], value_states[..., :0, :]]
+        start, added = self.get_seq_length(), key_states.shape[-2]
         end = start + added
-        if not self._is_own() or end > self._buffers[0].shape[-2]:
-            self._grow(end)
+        if self._buffers is None or end > self._buffers[0].shape[-2]:
+            self._grow(start, end)
         keys, values = self._buffers
         keys.narrow(-2, start, added).copy_(key_states)
         values.narrow(-2, start, added).copy_(value_states)
-        self.keys, self.values = self._shown = keys.narrow(-2, 0, end), values.narrow(-2, 0, end)
-        return self._shown
+        self._columns = end
+        return keys.narrow(-2, 0, end), values.narrow(-2, 0, end)
+
+    def get_seq_length(self) -> int:
+        """`int`: Columns in the cache."""
+        return super().get_seq_length() if self._buffers is None else self._columns
 
     def crop(self, tokens_to_remove: int) -> None:
         """
@@ -87,25 +127,20 @@ class GrowingLayer(DynamicLayer):
         Args:
             tokens_to_remove (`int`): How many, as a negative number.
         """
-        if tokens_to_remove >= 0 or not self._is_own():
+        if tokens_to_remove >= 0 or self._buffers is None:
             super().crop(tokens_to_remove)
-            return
-        length = max(self.keys.shape[-2] + tokens_to_remove, 0)
-        self.keys, self.values = self._shown = tuple(states.narrow(-2, 0, length) for states in self._shown)
+        else:
+            self._columns = max(self._columns + tokens_to_remove, 0)
 
-    def _is_own(self) -> bool:
-        """Whether keys and values are those of the buffers: to reorder or move a cache puts others in their place."""
-        return self._shown is not None and self.keys is self._shown[0] and self.values is self._shown[1]
-
-    def _grow(self, columns: int) -> None:
-        start = self.keys.shape[-2]
+    def _grow(self, start: int, columns: int) -> None:
+        """Buffers for so many columns and more, with the first `start` of those there are."""
         capacity = columns + min(max(_SPARE, columns // 2), _MOST_SPARE)
         buffers = []
         for states in (self.keys, self.values):
             buffer = states.new_empty((*states.shape[:-2], capacity, states.shape[-1]))
             buffer.narrow(-2, 0, start).copy_(states)
             buffers.append(buffer)
-        self._buffers = tuple(buffers)
+        self._buffers, self._columns, self._given = tuple(buffers), start, [None, None]
 
 
 class GrowingCache(DynamicCache):

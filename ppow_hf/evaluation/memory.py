@@ -90,9 +90,9 @@ def state_bytes(state: DrafterState) -> int:
     Bytes of what a drafter remembers of the text, with what is set aside for it: keys and values, the state fed to its
     next step, and scratch memory.
     """
-    held = [state.hidden]
-    for part in (*state.cache.layers, getattr(state, "short_way", None)):
-        held += getattr(part, "__dict__", {}).values()
+    held = [state.hidden, *getattr(getattr(state, "short_way", None), "__dict__", {}).values()]
+    for layer in state.cache.layers:
+        held += [layer.keys, layer.values]
     storages = {}
     for tensor in held:
         if isinstance(tensor, torch.Tensor):

@@ -19,13 +19,15 @@ from ..drafters import DrafterModel, Eagle3Drafter, eagle3_step
 from ..drafters.growing_cache import GrowingCache
 from ..generation import DraftSampler, LookupProposer, PPOWCandidateGenerator
 from ..generation import candidate_generator as generator_module
-from ..generation import chain_verification as verification_module
+from ..generation import chain_decoding as chains_module
 from ..generation import draft_tree as tree_module
 from ..generation import lookup_graft as graft_module
 from ..generation import tree_decoding as decoding_module
+from ..generation.text_end import TextEnd
 from ..generation.tree_decoding import TreeDecoding
 from ..generation.tree_policy import CostAwareTreePolicy, FixedTreePolicy, TreePolicy
 from ..generation.tree_verification import TreeVerifier
+from ..generation.window_inputs import WindowInputs
 
 DRAFT, VERIFY, OURS, THEIRS, LOOP = "draft", "verify", "other: ours", "other: transformers", "other"
 REST = "Python, dispatch and the rest"
@@ -127,7 +129,9 @@ def watch_chains(stack: ExitStack, watch: Stopwatch, target: PreTrainedModel) ->
         (DraftSampler, "favourite", "drawing draft tokens"),
         (DraftSampler, "scores", "drawing draft tokens"),
         (DraftSampler, "draw", "drawing draft tokens"),
-        (verification_module, "favourites", "choosing the target's tokens"),
+        (chains_module, "verify_favourites", "choosing the target's tokens"),
+        (WindowInputs, "of", "preparing inputs"),
+        (WindowInputs, "commit", "preparing inputs"),
     ):
         watch.watch(stack, owner, name, OURS, part)
 
@@ -172,9 +176,16 @@ def _watch_target(stack: ExitStack, watch: Stopwatch, target: PreTrainedModel) -
     stack.callback(target.register_forward_hook(after).remove)
     for name in ("propose", "learn"):
         watch.watch(stack, LookupProposer, name, OURS, "lookup")
+    watch.watch(stack, TextEnd, "extend", OURS, "end of the text")
+
+    def defines(name: str) -> type:
+        # Where it is inherited from: a class with a method of its own is decoded another way.
+        return next(kind for kind in type(target).__mro__ if name in vars(kind))
+
+    prepares, updates = "prepare_inputs_for_generation", "_update_model_kwargs_for_generation"
     for owner, name, part in (
-        (type(target), "prepare_inputs_for_generation", "preparing inputs"),
-        (type(target), "_update_model_kwargs_for_generation", "preparing inputs"),
+        (defines(prepares), prepares, "preparing inputs"),
+        (defines(updates), updates, "preparing inputs"),
         (DynamicCache, "crop", "cropping the cache"),
         (StoppingCriteriaList, "__call__", "stopping criteria"),
     ):

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
 )
 
 # Of these caches the columns of rejected draft tokens can be taken out again.
-_CROPPABLE_CACHES = (None, "dynamic", "dynamic_full", "offloaded")
+_CROPPABLE_CACHES = (None, "dynamic", "offloaded")
 # These count their calls, or remember the last one, where a window asks about tokens that may be rejected.
 _STATEFUL_PROCESSORS = {
     UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
@@ -104,16 +104,6 @@ def check_call(
                     "back those about rejected draft tokens. Leave it out (it is what "
                     f"`{argument}` stands for), or leave out `assistant_model`."
                 )
-
-
-def eos_token_ids_of(generation_config: GenerationConfig) -> frozenset[int]:
-    """The tokens that end the text."""
-    eos = generation_config.eos_token_id
-    if isinstance(eos, torch.Tensor):
-        eos = eos.flatten().tolist()
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else [int(token) for token in eos])
 
 
 def max_length_of(generation_config: GenerationConfig, target: PreTrainedModel) -> int:

@@ -19,8 +19,9 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.candidate_generator import CandidateGenerator
 
 from ..drafters.target_features import gather_features
+from ..end_tokens import eos_token_ids_of
 from .adaptation import adaptation_for
-from .call_checks import check_call, eos_token_ids_of, max_length_of
+from .call_checks import check_call, max_length_of
 from .cost_model import CostModel
 from .divergence import window_divergence
 

@@ -4,9 +4,9 @@
 Decoding with drafted windows in loops of our own, where transformers' assisted loop is too slow or not exact.
 
 It copies the verified logits to float32, all positions times the whole vocabulary, and then copies them once more, for
-samplers and outputs that greedy decoding does not have: several percent of a cycle of a small target. And it asks the
-stopping criteria once per cycle, so that a text runs past the token that meets one of the user's. What is neither
-plain greedy decoding nor may be ended by such a criterion still goes to that loop.
+outputs that are hardly ever asked for: several percent of a cycle of a small target. And it asks the stopping criteria
+once per cycle, so that a text runs past the token that meets one of the user's. What is more than text, or has a cache
+of a fixed size, still goes to that loop.
 """
 
 from __future__ import annotations
@@ -20,44 +20,55 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.generation.streamers import BaseStreamer
 
 from ..drafters.modeling_drafter import DrafterModel
-from .call_checks import eos_token_ids_of
+from ..end_tokens import eos_token_ids_of
 from .chain_verification import ChainVerifier, Verified, verify_favourites
 from .text_end import TextEnd
 from .token_outputs import OUTPUTS, TokenOutputs
+from .window_inputs import WindowInputs
 
 # Inputs of a text model: what else a model takes may have to grow with the text in its own way.
 _TEXT_INPUTS = frozenset(
     {"attention_mask", "logits_to_keep", "past_key_values", "position_ids", "token_type_ids", "use_cache"}
+    | {"output_attentions", "output_hidden_states", "return_dict"}
 )
 
 
-def is_plain_greedy(
+def is_text(
     target: PreTrainedModel,
     drafter: Any,
-    logits_processor: LogitsProcessorList | None,
     generation_config: GenerationConfig,
     model_kwargs: dict[str, Any],
     synced_gpus: bool = False,
 ) -> bool:
     """
-    Whether [`decode_greedily`] gives what transformers' own loop would.
+    Whether [`decode_chains`] gives what transformers' own loop would.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target, in `generate`.
         drafter: The assistant.
-        logits_processor, generation_config, model_kwargs, synced_gpus: As prepared by `generate`.
+        generation_config, model_kwargs, synced_gpus: As prepared by `generate`.
     """
-    config = generation_config
-    if not isinstance(drafter, DrafterModel) or config.do_sample or logits_processor or synced_gpus:
+    if not isinstance(drafter, DrafterModel) or synced_gpus or target.config.is_encoder_decoder:
         return False
-    if getattr(config, "assistant_ensemble_weight", None) is not None:
-        return False
-    if config.return_dict_in_generate and any(getattr(config, f"output_{name}") for name in OUTPUTS):
+    if getattr(generation_config, "assistant_ensemble_weight", None) is not None:
         return False
     cache = model_kwargs.get("past_key_values")
     if cache is None or cache.is_compileable or not model_kwargs.get("use_cache"):
         return False
-    return set(model_kwargs) <= _TEXT_INPUTS and not target.config.is_encoder_decoder
+    return set(model_kwargs) <= _TEXT_INPUTS
+
+
+def is_plain_greedy(logits_processor: LogitsProcessorList | None, generation_config: GenerationConfig) -> bool:
+    """
+    Whether [`decode_greedily`] does for a text, see [`is_text`].
+
+    Args:
+        logits_processor, generation_config: As prepared by `generate`.
+    """
+    config = generation_config
+    if config.do_sample or logits_processor:
+        return False
+    return not (config.return_dict_in_generate and any(getattr(config, f"output_{name}") for name in OUTPUTS))
 
 
 @torch.no_grad()
@@ -153,26 +164,20 @@ def _decode(
     )
     eos_token_ids = eos_token_ids_of(generation_config)
     end, returned = TextEnd(stopping_criteria, generation_config), TokenOutputs(generation_config)
+    given = WindowInputs(target, model_kwargs)
     outputs, accepted, ended = None, 0, False
     while not ended:
         length = input_ids.shape[1]
         first = outputs is None
         candidates, draft_logits = generator.get_candidates(
             input_ids,
-            model_kwargs=model_kwargs,
+            model_kwargs=given.model_kwargs,
             model_outputs=outputs,
             is_first_iteration=first,
             n_last_matches=accepted,
         )
         drafted = candidates.shape[1] - length
-        inputs = target.prepare_inputs_for_generation(
-            candidates,
-            next_sequence_length=None if first else drafted + 1,
-            is_first_iteration=first,
-            **(_grown(target, model_kwargs, drafted) if drafted else model_kwargs),
-        )
-        if "logits_to_keep" in inputs:
-            inputs["logits_to_keep"] = drafted + 1
+        inputs = given.of(candidates, drafted)
         outputs = target(**inputs | generator.model_kwargs_overrides)
 
         logits = outputs.logits[:, -drafted - 1 :]
@@ -182,7 +187,7 @@ def _decode(
             committed = next((i + 1 for i in range(committed) if tokens[i] in eos_token_ids), committed)
         new = chosen[None, :committed].to(input_ids.device)
         shown = returned.scores_with([scores[:, i] for i in range(committed)]) if returned.wants("scores") else None
-        input_ids, ended = end.extend(input_ids, new, shown)
+        input_ids, ended = end.extend(input_ids, new, shown, last=tokens[committed - 1])
         committed = input_ids.shape[1] - length
         accepted = committed - 1
         if streamer is not None:
@@ -190,20 +195,11 @@ def _decode(
         # Also without rejected tokens: a sliding window then lets go of what it no longer needs.
         outputs.past_key_values.crop(accepted - drafted)
         generator.update_candidate_strategy(input_ids, scores, accepted)
-        model_kwargs = target._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=committed)
+        given.commit(outputs, committed)
         _keep(returned, outputs, logits, scores, committed, first)
     if streamer is not None:
         streamer.end()
-    return returned.result(input_ids, model_kwargs["past_key_values"])
-
-
-def _grown(target: PreTrainedModel, model_kwargs: dict[str, Any], drafted: int) -> dict[str, Any]:
-    """The target's inputs with a window behind the text, as the target itself lets them grow with it."""
-    grown = target._update_model_kwargs_for_generation({}, dict(model_kwargs), num_new_tokens=drafted)
-    if (types := model_kwargs.get("token_type_ids")) is not None:
-        # Plain decoding repeats the last one; of several new tokens at once transformers repeats the last several.
-        grown["token_type_ids"] = torch.cat([types, types[:, -1:].expand(-1, drafted)], dim=-1)
-    return grown
+    return returned.result(input_ids, given.model_kwargs["past_key_values"])
 
 
 def _keep(

@@ -10,7 +10,7 @@ from operator import eq
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from .draws import favourites
+from .host_rows import favourite, on_host, rows_of
 
 # Chosen tokens as a tensor of shape `(n,)`; those that stand, on the host; the target's scores `(1, k + 1, vocab)`.
 Verified = tuple[torch.LongTensor, list[int], torch.Tensor]
@@ -28,12 +28,22 @@ def verify_favourites(
         logits (`torch.Tensor` of shape `(1, k + 1, vocab_size)`): The target's.
 
     Returns:
-        `(chosen, tokens, scores)`: The target's choice at every place; the accepted tokens and its own; the logits.
+        `(chosen, tokens, scores)`: The target's choices, at all places or as far as they are accepted and one further;
+        the accepted tokens and its own; the logits.
     """
-    chosen = favourites(logits[0])
-    tokens = chosen.tolist()
     length = candidates.shape[1] - logits.shape[1] + 1
-    accepted = sum(1 for _ in takewhile(bool, map(eq, candidates[0, length:].tolist(), tokens)))
+    drafted = candidates[0, length:].tolist()
+    if on_host(logits):
+        # Behind the first place where they differ nobody asks.
+        tokens = []
+        for place in range(len(drafted) + 1):
+            tokens.append(favourite(rows_of(logits[0, place])))
+            if place == len(drafted) or tokens[place] != drafted[place]:
+                break
+        return torch.tensor(tokens), tokens, logits
+    chosen = logits[0].argmax(dim=-1)
+    tokens = chosen.tolist()
+    accepted = sum(1 for _ in takewhile(bool, map(eq, drafted, tokens)))
     return chosen, tokens[: accepted + 1], logits
 
 

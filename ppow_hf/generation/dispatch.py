@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..drafters.growing_cache import growing_in_place
 from .call_checks import check_call
-from .chain_decoding import decode_chains, decode_greedily, is_plain_greedy
+from .chain_decoding import decode_chains, decode_greedily, is_plain_greedy, is_text
 from .key_sharing import shared_keys
 from .text_end import TextEnd
 from .tree_checks import trees_or_chains
@@ -51,8 +51,9 @@ def decode(
     with shared_keys(target.device), growing_in_place(model_kwargs.get("past_key_values")):
         if trees_or_chains(target, drafter, config, model_kwargs):
             return decode_with_trees(target, input_ids, drafter=drafter, **call)
-        if is_plain_greedy(target, drafter, processors, config, model_kwargs, bool(call.get("synced_gpus"))):
+        text = is_text(target, drafter, config, model_kwargs, bool(call.get("synced_gpus")))
+        if text and is_plain_greedy(processors, config):
             return decode_greedily(target, input_ids, drafter=drafter, **call)
-        if TextEnd(call["stopping_criteria"], config).token_by_token:
+        if text or TextEnd(call["stopping_criteria"], config).token_by_token:
             return decode_chains(target, input_ids, drafter=drafter, **call)
         return transformers_loop()

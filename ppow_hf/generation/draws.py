@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import torch
 
-_STRETCH = 1024
-
 
 def distribution(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
@@ -53,24 +51,3 @@ def draw_in_turn(probs: torch.Tensor, count: int = 1, generator: torch.Generator
         # The first column whose mass exceeds the point: never one of probability 0.
         drawn.append(torch.searchsorted(mass, points, right=True).clamp_max_(last))
     return torch.cat(drawn, dim=-1)
-
-
-def favourites(logits: torch.Tensor) -> torch.LongTensor:
-    """
-    The most probable token of every row, the first of several: what `argmax` says, in an eighth of its time over a
-    vocabulary on a CPU. Maxima of stretches of the vocabulary come first, which vectorise, and then a search in one.
-
-    Args:
-        logits (`torch.Tensor` of shape `(rows, width)`): Logits, of any precision.
-
-    Returns:
-        `torch.LongTensor` of shape `(rows,)`.
-    """
-    width = logits.shape[-1]
-    stretch = min(width & -width, _STRETCH)  # the largest power of two that divides the width
-    if stretch < _STRETCH // 16 or not logits.is_cpu:
-        return logits.argmax(dim=-1)
-    parts = logits.unflatten(-1, (-1, stretch))
-    best = parts.amax(dim=-1).argmax(dim=-1)
-    rows = torch.arange(len(logits))
-    return best * stretch + parts[rows, best].argmax(dim=-1)

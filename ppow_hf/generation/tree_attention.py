@@ -8,11 +8,12 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ..drafters.packed_pass import FULL, attention_kinds, cannot_pack
-from ..drafters.tree_columns import as_implementation, keep_columns
+from ..drafters.tree_columns import keep_columns, score_of_hidden
 from .key_sharing import shared_keys
 
 # Result of the trial, by target and by what could change it. One that broke off gave none: memory may be free later.
@@ -37,8 +38,9 @@ def tree_inputs(
         target ([`~transformers.PreTrainedModel`]): Whose attention implementation it is for.
 
     Returns:
-        `(attention_mask, position_ids)`: a mask of shape `(1, 1, nodes + 1, columns + nodes + 1)`, or where the tree
-        is a chain the usual one of shape `(1, columns + nodes + 1)` or `None`; positions of shape `(1, nodes + 1)`.
+        `(attention_mask, position_ids)`: a mask of shape `(1, 1, nodes + 1, columns + nodes + 1)`, to be added to
+        attention scores, or where the tree is a chain the usual one of shape `(1, columns + nodes + 1)` or `None`;
+        positions of shape `(1, nodes + 1)`.
     """
     device = target.device
     # Row and column 0 are the text's last token, which every node sees.
@@ -51,19 +53,18 @@ def tree_inputs(
         if padding is None:
             return None, position_ids
         return torch.cat([padding, padding.new_ones((1, size))], dim=-1), position_ids
-    rows = [[True] + [False] * (size - 1)]
-    for i, parent in enumerate(parents):
-        row = rows[parent + 1].copy()
-        row[i + 1] = True
-        rows.append(row)
-    own = torch.tensor(rows, dtype=torch.bool, device=device)
-    if padding is None:
-        text = torch.ones((size, columns), dtype=torch.bool, device=device)
-    else:
-        text = padding.bool().expand(size, -1)
-    mask = torch.cat([text, own], dim=-1)[None, None]
-    implementation = target.config.get_text_config()._attn_implementation
-    return as_implementation(mask, implementation, target.dtype), position_ids
+    # Added to scores by either implementation: of a mask of booleans torch's would make this one anew in every layer.
+    hidden = score_of_hidden(target.config.get_text_config()._attn_implementation, target.dtype)
+    own = np.full((size, size), hidden)
+    own[0, 0] = 0.0
+    for i, parent in enumerate(parents, start=1):
+        own[i] = own[parent + 1]
+        own[i, i] = 0.0
+    mask = torch.zeros((size, columns + size), dtype=target.dtype, device=device)
+    mask[:, columns:] = torch.from_numpy(own)
+    if padding is not None:
+        mask[:, :columns].masked_fill_(padding == 0, hidden)
+    return mask[None, None], position_ids
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from .draws import draw_in_turn
+from .host_rows import favourite, rows_of
 from .tree_nodes import LOOKED_UP, TEXT, DraftTree
 from .window_loop import DraftSampler
 
@@ -95,7 +96,7 @@ class TreeVerifier:
             if self.sampler.do_sample:
                 child, token = self._sample(tree, node, children, row)
             else:
-                token = choices[node + 1] if choices is not None else int(row.max(dim=-1).indices)
+                token = choices[node + 1] if choices is not None else favourite(rows_of(row[0]))
                 child = next((i for i in children if tree.nodes[i].token == token), None)
             if child is None:
                 result.bonus = token

@@ -24,6 +24,7 @@ from transformers.generation.logits_process import (
 
 from .acceptance import AcceptanceEstimator, DraftStats, acceptance_features
 from .draws import distribution, draw_in_turn
+from .host_rows import rows_of, summarise
 from .policies import WindowPolicy
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class DraftSampler:
     ) -> tuple[torch.Tensor, torch.LongTensor, torch.LongTensor, tuple[float, ...]]:
         """
         [`DraftSampler.scores`] and [`DraftSampler.draw`] of one row in one, where they are `simple`: greedy, on a CPU
-        and without processors. Fewer operations, since numbers are taken to the host where they arise.
+        and without processors. The same up to rounding, in a fraction of the time.
 
         Args:
             logits (`torch.Tensor` of shape `(1, draft_vocab_size)`): From the drafter.
@@ -136,12 +137,14 @@ class DraftSampler:
             `(scores, columns, token_ids, stats)`: as the two return them, the statistics as five numbers.
         """
         scores = logits.float()
-        probs, entropy = distribution(scores)
-        top = probs.topk(2, dim=-1)
-        columns = top.indices[:, 0]
-        token_ids = self.draft_token_ids[columns] if self.mapped else columns
-        first, second = top.values[0].tolist()
-        return scores, columns, token_ids, (first, second, entropy.item(), token_ids.item(), first)
+        said = summarise(rows_of(scores)[0], 1)
+        column, first = said.columns[0], said.probabilities[0]
+        said.weights[column] = 0.0
+        second = float(said.weights.max()) / said.total
+        columns = torch.tensor([column])
+        token_ids = self.draft_token_ids.narrow(0, column, 1) if self.mapped else columns
+        token = token_ids.item() if self.mapped else column
+        return scores, columns, token_ids, (first, second, said.entropy, token, first)
 
     def simple(self, logits: torch.Tensor) -> bool:
         """Whether [`DraftSampler.favourite`] can draw from these logits."""

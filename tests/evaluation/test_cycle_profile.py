@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import DynamicCache, StoppingCriteriaList
+from transformers import DynamicCache, GenerationMixin, StoppingCriteriaList
 
 from ppow_hf.drafters import eagle3_step
 from ppow_hf.drafters.growing_cache import GrowingCache
@@ -12,9 +12,11 @@ from ppow_hf.evaluation import stopwatches
 from ppow_hf.evaluation.cycle_profile import profile_cycles
 from ppow_hf.evaluation.stopwatches import DRAFT, OURS, REST, THEIRS, VERIFY
 from ppow_hf.generation import DraftSampler, LookupProposer, PPOWCandidateGenerator, TreeConfig, WindowConfig
+from ppow_hf.generation.text_end import TextEnd
 from ppow_hf.generation.tree_decoding import TreeDecoding
 from ppow_hf.generation.tree_policy import CostAwareTreePolicy, FixedTreePolicy, TreePolicy
 from ppow_hf.generation.tree_verification import TreeVerifier
+from ppow_hf.generation.window_inputs import WindowInputs
 from ppow_hf.scripts import profile_cycle
 from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -41,18 +43,23 @@ def patched_places(target, drafter):
         CostAwareTreePolicy,
         FixedTreePolicy,
         TreeVerifier,
+        TextEnd,
+        WindowInputs,
         type(target),
+        GenerationMixin,
     )
     modules = (
         stopwatches.generator_module,
-        stopwatches.verification_module,
+        stopwatches.chains_module,
         stopwatches.decoding_module,
         stopwatches.tree_module,
         stopwatches.graft_module,
         eagle3_step,
     )
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (*target.modules(), *drafter.modules())]
-    return [dict(vars(owner)) for owner in (*owners, *modules)], set(vars(drafter)), hooks
+    # Python notes the names of slots when a class is first copied.
+    kept = [{k: v for k, v in vars(owner).items() if k != "__slotnames__"} for owner in (*owners, *modules)]
+    return kept, set(vars(drafter)), hooks
 
 
 @pytest.mark.parametrize("window", ["fixed:3", "mixed", "tree:4", "mixed_tree"])
@@ -75,7 +82,8 @@ def test_parts_make_up_the_cycles_and_nothing_stays_behind(kind, window):
     assert {"learning from verification", "choosing the target's tokens"} <= set(result.parts[OURS])
     assert ("candidate generator" in result.parts[OURS]) == ("tree" not in window)
     assert ({"growing the tree", "choosing nodes"} <= set(result.parts[OURS])) == ("tree" in window)
-    assert {"preparing inputs", "stopping criteria"} <= set(result.parts[THEIRS])
+    assert "end of the text" in result.parts[OURS] and "cropping the cache" in result.parts[THEIRS]
+    assert ("preparing inputs" in result.parts[OURS]) == ("tree" not in window)
     assert ("lookup" in result.parts[OURS]) == ("mixed" in window)
     assert all(value > 0 for parts in result.parts.values() for value in parts.values())
     rows = result.rows()

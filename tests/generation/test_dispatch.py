@@ -15,11 +15,11 @@ class Never:
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
-# Every loop there is: greedy chains, chains token by token, transformers' own, trees.
+# Every loop of ours: greedy chains, chains token by token and sampled ones, trees.
 CALLS = {
     "greedy": {"window": "fixed:3", "do_sample": False},
     "token by token": {"window": "fixed:3", "do_sample": False, "stopping_criteria": [Never()]},
-    "transformers": {"window": "fixed:3", "do_sample": True},
+    "sampled": {"window": "fixed:3", "do_sample": True},
     "trees": {"window": "tree:5", "do_sample": False},
     "sampled trees": {"window": "tree:5", "do_sample": True},
 }

@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ppow_hf import LookupDrafter, WindowConfig, speculative_generate
 from ppow_hf.generation import TreeConfig, attached, install_hook, uninstall_hook
-from ppow_hf.generation.text_end import TextEnd
+from ppow_hf.generation.text_end import OwnEnd, TextEnd
 from tests.generation.scripted import ScriptedDrafter, ScriptedTarget, streams
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
@@ -374,3 +374,24 @@ def test_synced_gpus_are_refused(prompt):
     options = {"assistant_model": drafter, "window": "fixed:3", "max_new_tokens": 6, "synced_gpus": True}
     with pytest.raises(ValueError, match="`synced_gpus=True` cannot be combined.*`stopping_criteria`"):
         target.generate(prompt, stopping_criteria=[StopAt([1], 8)], **options)
+
+
+def test_length_and_end_tokens_are_decided_on_the_host():
+    """As the criteria themselves would have it, and only where there is nothing else to ask."""
+    ends = [3, 9]
+    criteria = StoppingCriteriaList([MaxLengthCriteria(8), EosTokenCriteria([3, 9]), MaxLengthCriteria(9)])
+    own = OwnEnd.of(criteria)
+    for length in (6, 7, 8, 9):
+        for last in (3, 4, 9):
+            text = torch.full((1, length), 1)
+            text[0, -1] = last
+            assert own.met(length, last) == bool(criteria(text, None).all()) == (length >= 8 or last in ends)
+    assert OwnEnd.of(StoppingCriteriaList([MaxLengthCriteria(8), MaxTimeCriteria(5.0)])) is None
+    assert OwnEnd.of(StoppingCriteriaList([MaxLengthCriteria(8, max_position_embeddings=7)])) is None  # it would warn
+    assert OwnEnd.of(StoppingCriteriaList([MaxLengthCriteria(8, max_position_embeddings=8)])) is not None
+    assert OwnEnd.of(StoppingCriteriaList([EosTokenCriteria([3])])) is None
+
+    class Asked(StoppingCriteriaList):
+        pass
+
+    assert OwnEnd.of(Asked(criteria)) is None

@@ -96,8 +96,9 @@ def test_a_chain_needs_no_mask():
     mask, positions = tree_inputs([-1, 0, 1], 4, 6, padding, target)
     assert mask.tolist() == [[0, 0] + [1] * 8] and positions.tolist() == [[4, 5, 6, 7]]
     mask, positions = tree_inputs([-1, -1], 4, 6, padding, target)
-    assert mask.shape == (1, 1, 3, 9) and mask.dtype == torch.bool and positions.tolist() == [[4, 5, 5]]
-    assert mask[0, 0].int().tolist() == [
+    assert mask.shape == (1, 1, 3, 9) and mask.dtype == target.dtype and positions.tolist() == [[4, 5, 5]]
+    assert set(mask.unique().tolist()) == {0.0, -torch.inf}
+    assert (mask[0, 0] == 0).int().tolist() == [
         [0, 0, 1, 1, 1, 1, 1, 0, 0],
         [0, 0, 1, 1, 1, 1, 1, 1, 0],
         [0, 0, 1, 1, 1, 1, 1, 0, 1],

@@ -78,7 +78,7 @@ def _problems(folder: Path, modeling: str) -> list[str]:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_files_are_the_librarys_modules(model_type):
-    sources = {}
+    sources = {p.name: p for p in LIBRARY.glob("*.py")}
     for package in ("drafters", "generation"):
         sources |= {p.name: p for p in (LIBRARY / package).glob("*.py") if p.name != "__init__.py"}
     files = remote_files(model_type)
