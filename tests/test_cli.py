@@ -290,6 +290,7 @@ def test_from_prompts_to_a_calibrated_drafter(folders, tmp_path):
     facts = json.loads((trained / "training_provenance.json").read_text())
     assert facts["draft_vocab_size"] == 60 and 0 < facts["draft_vocabulary_coverage"] <= 1
     assert facts["responses"][0] is not None
+    assert facts["held_out"] == {"rows": 3, "seed": 0}
 
     from ppow_hf.scripts.finish_drafter import FinishArguments, main
 
@@ -311,7 +312,11 @@ def test_from_prompts_to_a_calibrated_drafter(folders, tmp_path):
     trained_weights = AutoDrafter.from_pretrained(trained).state_dict()
     for name, value in drafter.state_dict().items():
         assert torch.equal(value, trained_weights[name]), name
-    assert json.loads((finished / "provenance.json").read_text())["calibration"]["figures"]["greedy"]["outcomes"] > 0
+    provenance = json.loads((finished / "provenance.json").read_text())
+    assert provenance["calibration"]["figures"]["greedy"]["outcomes"] > 0
+    assert provenance["calibration"]["arguments"]["data_seed"] == 0
+    assert provenance.items() >= facts.items(), "with all that the training recorded"
+    assert not (finished / "training_provenance.json").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

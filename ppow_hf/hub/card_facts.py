@@ -7,9 +7,10 @@ Read are `config.json`, `generation_config.json`, the headers of the weight file
 `training_log.json`, `cost_model.json` and every `results.json` under `benchmarks/`. Only the first and the weights
 must be there.
 
-`provenance.json` is what training wrote. Keys that are known here and that no trainer can know, so that they are added
-by whoever shares the drafter: `license` (of the drafter, an identifier of the Hub), `target_license`,
-`target_revision`, a `license` in every entry of `responses`, and `co2_eq_emissions` in the Hub's own form.
+`provenance.json` is what training wrote; in a training's output it has another name, see [`read_provenance`]. Keys
+that are known here and that no trainer can know, so that they are added by whoever shares the drafter: `license` (of
+the drafter, an identifier of the Hub), `target_license`, `target_revision`, a `license` in every entry of `responses`,
+and `co2_eq_emissions` in the Hub's own form.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from ..data.files import PROVENANCE_FILE, TRAINING_LOG_FILE, TRAINING_PROVENANCE_FILE
 from ..drafters import DRAFTER_FAMILIES, AutoDrafter
 from ..evaluation.aggregate import summarize
 from ..evaluation.methods import MethodError, parse_method
@@ -34,6 +36,8 @@ from ..generation import CostModel, WindowConfig
 from .card_window import benchmark_methods
 
 BENCHMARK_FOLDER = "benchmarks"
+# What the sharer of a drafter adds to its record. All else in it tells of one set of weights.
+_ADDED = ("license", "target_license", "target_revision", "co2_eq_emissions")
 _NO_WEIGHTS = ("d2t", "t2d")
 
 
@@ -184,7 +188,7 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
             f"`{folder}` holds a `{config.get('model_type')}` model, no drafter of this library: a card is written "
             "for what `drafter.save_pretrained` wrote."
         )
-    provenance = _read_json(folder / "provenance.json") or {}
+    provenance = read_provenance(folder) or {}
     runs = training_runs(provenance)
     facts = CardFacts(
         folder=folder,
@@ -194,7 +198,7 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
         supervised=runs.get("supervised", [None])[0],
         ppow=runs.get("ppow", [None])[0],
         provenance=provenance,
-        log=_read_json(folder / "training_log.json") or {},
+        log=_read_json(folder / TRAINING_LOG_FILE) or {},
         costs=_read_costs(folder / "cost_model.json"),
         benchmarks=_read_benchmarks(folder),
         custom_generate=(folder / "custom_generate" / "generate.py").is_file(),
@@ -203,6 +207,31 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
     for benchmark in facts.benchmarks:
         _check_benchmark(benchmark, facts)
     return facts
+
+
+def read_provenance(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """
+    What is recorded about the training of the drafter in a local folder: `provenance.json` of a finished one,
+    `training_provenance.json` in a training's output.
+
+    Trainers write the latter with the weights. A `provenance.json` of another training beside it is of weights that
+    were there before: only what its owner added to it still holds.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+
+    Returns:
+        `dict`: The record; `None` if there is none.
+
+    Raises:
+        OSError: If a file is truncated.
+    """
+    finished, trained = (_read_json(Path(folder) / name) for name in (PROVENANCE_FILE, TRAINING_PROVENANCE_FILE))
+    if finished is None or trained is None:
+        return trained if finished is None else finished
+    if all(finished.get(name) == trained.get(name) for name in ("stage", "training", "result")):
+        return finished
+    return {**{name: finished[name] for name in _ADDED if name in finished}, **trained}
 
 
 def training_runs(provenance: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -222,6 +251,20 @@ def training_runs(provenance: dict[str, Any]) -> dict[str, list[dict[str, Any]]]
             runs.setdefault(record["stage"], []).append(record)
         record = record.get("started_from") or record.get("continued_from")
     return runs
+
+
+def begins_fresh(provenance: dict[str, Any]) -> bool:
+    """
+    Whether all of the training behind a drafter is recorded: the first of its runs says that it began with none.
+
+    Args:
+        provenance (`dict`): `provenance.json`.
+    """
+    record: Any = provenance
+    while isinstance(before := record.get("started_from") or record.get("continued_from"), dict):
+        record = before
+    arguments = record.get("arguments") or {}
+    return record.get("stage") == "supervised" and "drafter" in arguments and arguments["drafter"] is None
 
 
 def is_window(method: str) -> bool:
@@ -247,6 +290,15 @@ def public_text(value: Any) -> str:
     if PurePosixPath(text).is_absolute() or text.startswith(("~", "./", "../")):
         return PurePosixPath(text).name
     return PureWindowsPath(text).name if PureWindowsPath(text).is_absolute() else text
+
+
+def public_record(value: Any) -> Any:
+    """The same JSON value with all texts as [`public_text`] gives them."""
+    if isinstance(value, dict):
+        return {key: public_record(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [public_record(part) for part in value]
+    return public_text(value) if isinstance(value, str) else value
 
 
 def machine_paths(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .card_facts import Benchmark, CardFacts, public_text, training_runs
+from .card_facts import Benchmark, CardFacts, begins_fresh, public_text, training_runs
 from .card_results import benchmark_section, lossless_rows, number, other_methods, own_summary, percent
 from .card_window import describe_window
 
@@ -86,8 +86,8 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
         "data_header": ["source", "rows", "response tokens", "answered by", "checksum", "licence"],
         "data": data_rows,
         "stages": [
-            _stage("Supervised stage", runs.get("supervised", []), facts.log if not facts.ppow else {}),
-            _stage("PPOW stage (window-level reinforcement learning)", runs.get("ppow", []), facts.log),
+            _stage("Supervised stage", runs.get("supervised", []), _log_of("supervised", facts)),
+            _stage("PPOW stage (window-level reinforcement learning)", runs.get("ppow", []), _log_of("ppow", facts)),
         ],
         "calibration": _calibration(facts),
         "resources": _resources(facts),
@@ -183,6 +183,11 @@ def _data_row(entry: dict[str, Any]) -> list[str]:
     return [cell.replace("|", "\\|") for cell in cells]
 
 
+def _log_of(stage: str, facts: CardFacts) -> dict[str, Any]:
+    """The training log, if it is this stage's: the last run's."""
+    return facts.log if facts.provenance.get("stage") == stage else {}
+
+
 def _stage(title: str, runs: list[dict[str, Any]], log: dict[str, Any]) -> dict[str, Any]:
     if not runs:
         absent = "Not recorded." if title.startswith("Supervised") else "Not run, or not recorded."
@@ -199,8 +204,9 @@ def _stage(title: str, runs: list[dict[str, Any]], log: dict[str, Any]) -> dict[
     coverage = stage.get("draft_vocabulary_coverage")
     if coverage is not None:
         rows.append(("response tokens the draft vocabulary covers", f"{100 * coverage:.1f}%"))
-    if log.get("global_step"):
-        rows.append(("optimiser steps", str(log["global_step"])))
+    steps = stage.get("steps") or log.get("global_step")
+    if steps:
+        rows.append(("optimiser steps", str(steps)))
     arguments = stage.get("arguments") or {}
     rows += [
         (name, _setting(arguments[name]))
@@ -208,10 +214,15 @@ def _stage(title: str, runs: list[dict[str, Any]], log: dict[str, Any]) -> dict[
         # A run that went on from a drafter did not start from anything else.
         if name in arguments and not (name == "initialization" and arguments.get("drafter"))
     ]
+    initial = (stage.get("initial") or {}).get("acceptance_length")
+    if initial is not None:
+        rows.append(("held-out acceptance length before the first step", number(initial, 3)))
     best = stage.get("best") or {}
     if best.get("metric") is not None:
         metric = (stage.get("training") or {}).get("metric_for_best_model") or "metric"
-        rows.append((f"best `{metric}` during training, at step {best.get('step')}", number(best["metric"], 3)))
+        # Where no checkpoints are saved, the step is not known.
+        at = "" if best.get("step") is None else f", at step {best['step']}"
+        rows.append((f"best `{metric}` during training{at}", number(best["metric"], 3)))
     return {"title": title, "rows": rows + _settings(stage.get("training") or {}), "absent": ""}
 
 
@@ -315,13 +326,21 @@ def _limitations(facts: CardFacts) -> list[str]:
     elif not any(row["temperature"] for benchmark in facts.benchmarks for row in benchmark.rows):
         lines.append("Sampling (temperature above zero): not measured.")
     if not facts.ppow and not by_lookup:
-        weight = _window_reward(facts)
-        lines.append(
-            f"No PPOW stage with rollouts: trained on PPOW's expected reward in closed form (weight {weight:g})."
+        lines.append(_without_rollouts(facts))
+    return lines
+
+
+def _without_rollouts(facts: CardFacts) -> str:
+    """On what else a drafter without a record of the PPOW stage was trained. That there was none must be recorded."""
+    weight = _window_reward(facts)
+    exact = f"trained on PPOW's expected reward in closed form (weight {weight:g})."
+    if begins_fresh(facts.provenance):
+        return (
+            f"No PPOW stage with rollouts: {exact}"
             if weight
             else "No PPOW stage: this drafter was not trained on windows."
         )
-    return lines
+    return f"A PPOW stage with rollouts: {_ABSENT}; {exact}" if weight else f"Training on windows: {_ABSENT}."
 
 
 def _licences(facts: CardFacts, target: str) -> list[str]:

@@ -13,7 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
+from ..data.files import PROVENANCE_FILE, TRAINING_PROVENANCE_FILE
 from .card import write_card
+from .card_facts import public_record, read_provenance
 from .push import check_repo_id, push_folder, resolve_token
 from .push_errors import HubPushError
 from .push_files import MODEL_FOLDERS, check_model_files, check_no_secrets, git_blob_id, select_files
@@ -94,7 +96,9 @@ def push_saved(
     """
     selected = select_files(folder)
     check_model_files(folder, selected.files)
-    check_no_secrets(selected.files, resolve_token(kwargs.get("token")))
+    record = Path(folder, TRAINING_PROVENANCE_FILE)
+    sent = selected.files | ({TRAINING_PROVENANCE_FILE: record} if record.is_file() else {})
+    check_no_secrets(sent, resolve_token(kwargs.get("token")))
     with tempfile.TemporaryDirectory(prefix="ppow_push_") as name:
         stage = Path(name)
         for path, local in selected.files.items():
@@ -102,10 +106,11 @@ def push_saved(
                 continue
             (stage / path).parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(local, stage / path)
+        _take_record(Path(folder), stage)
         card_wanted = card != "never" and not (stage / "README.md").exists()
         complete_folder(stage, repo_id, card=card_wanted, shown=Path(folder), require_results=require_results)
         result = push_folder(stage, repo_id, **kwargs)
-    result.left_out = selected.left_out
+    result.left_out = [entry for entry in selected.left_out if entry[0] not in sent]
     return result
 
 
@@ -260,6 +265,14 @@ def copy_facts(origin: Path, folder: Path) -> None:
         if path in FACTS or path.partition("/")[0] in set(MODEL_FOLDERS) - {"custom_generate"}:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(local, folder / path)
+    _take_record(origin, folder)
+
+
+def _take_record(origin: Path, folder: Path) -> None:
+    """What a training has recorded becomes `provenance.json`, without the paths of this machine."""
+    if (origin / TRAINING_PROVENANCE_FILE).is_file():
+        text = json.dumps(public_record(read_provenance(origin)), indent=2) + "\n"
+        (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
 
 
 def _weights(folder: Path) -> dict[str, str]:

@@ -15,7 +15,13 @@ from .advantages import group_advantages, survivor_advantages, token_advantages
 from .criticality import Criticality, criticality, window_values
 from .exact_reward import expected_speedup_reward
 from .losses import entropy, expected_length_loss, policy_loss, target_kl
-from .reward_combination import combine_rewards, combine_token_rewards, reward_name
+from .reward_combination import (
+    combine_all_rewards,
+    combine_rewards,
+    combine_token_rewards,
+    reward_name,
+    unwrap_partial,
+)
 from .rewards import (
     ProximityReward,
     measured_speedup_reward,
@@ -39,6 +45,7 @@ __all__ = [
     "Verification",
     "WindowSchedule",
     "acceptance_probabilities",
+    "combine_all_rewards",
     "combine_rewards",
     "combine_token_rewards",
     "criticality",
@@ -67,6 +74,7 @@ __all__ = [
     "survivor_advantages",
     "token_advantages",
     "token_agreement_reward",
+    "unwrap_partial",
     "verify_windows",
     "window_target_gap",
     "window_values",

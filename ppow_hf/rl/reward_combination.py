@@ -17,13 +17,28 @@ import torch
 
 from .rewards import as_list, is_number
 
-__all__ = ["combine_rewards", "combine_token_rewards", "reward_name"]
+__all__ = ["combine_all_rewards", "combine_rewards", "combine_token_rewards", "reward_name", "unwrap_partial"]
+
+
+def unwrap_partial(reward_func: Callable) -> tuple[Callable, dict[str, Any]]:
+    """
+    Args:
+        reward_func (`Callable`): A reward function, in any number of `functools.partial`s or in none.
+
+    Returns:
+        `tuple[Callable, dict]`: The function inside, and the keywords that the partials hold; of two that hold the
+        same one, the outer one's, as in a call.
+    """
+    held: dict[str, Any] = {}
+    while isinstance(reward_func, functools.partial):
+        held = {**reward_func.keywords, **held}
+        reward_func = reward_func.func
+    return reward_func, held
 
 
 def reward_name(reward_func: Callable) -> str:
     """Returns the name a reward function is logged under; that of the wrapped function for a `functools.partial`."""
-    while isinstance(reward_func, functools.partial):
-        reward_func = reward_func.func
+    reward_func, _ = unwrap_partial(reward_func)
     return getattr(reward_func, "__name__", type(reward_func).__name__)
 
 
@@ -36,8 +51,8 @@ def combine_rewards(
     Args:
         reward_funcs (`list[Callable]`): Reward functions.
         reward_weights (`list[float]`, *optional*): One weight for each; all 1 by default.
-        **kwargs: Passed to every function. At least one of `completion_ids`, `accepted` or `prompts` tells the number
-            of windows.
+        **kwargs: Passed to every function, except what a `functools.partial` holds itself. At least one of
+            `completion_ids`, `accepted` or `prompts` tells the number of windows.
 
     Returns:
         `tuple`: `total` (`torch.Tensor` of shape `(num_windows,)`), float32, the weighted sum of the window-level
@@ -51,20 +66,7 @@ def combine_rewards(
             something that is not a number; the function is named.
     """
     reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
-    number = _num_windows(kwargs)
-    columns, counted = [], []
-    for reward_func in reward_funcs:
-        name = reward_name(reward_func)
-        values = _call(reward_func, name, number, kwargs)
-        token_level = getattr(reward_func, "token_level", False)
-        if token_level:
-            rows = [[v for v in _row(name, i, values, kwargs) if v is not None] for i in range(number)]
-            values = [sum(row) / len(row) if row else None for row in rows]
-        columns.append([math.nan if v is None else _finite(name, v) for v in values])
-        counted.append(0.0 if token_level else 1.0)
-    table = torch.tensor(columns, dtype=torch.float32).reshape(len(reward_funcs), number).T
-    total = (table * (weights * torch.tensor(counted))).nansum(-1)
-    return total, table
+    return _total(reward_funcs, weights, _call_all(reward_funcs, kwargs), kwargs)
 
 
 def combine_token_rewards(
@@ -74,7 +76,7 @@ def combine_token_rewards(
     Weighted sum of the token-level reward functions alone (ours, for the token-level baseline).
 
     Args:
-        reward_funcs (`list[Callable]`): Reward functions; those without `token_level` are passed over.
+        reward_funcs (`list[Callable]`): Reward functions; those without `token_level` are not called.
         reward_weights (`list[float]`, *optional*): One weight for each of the functions; `None` for all 1.
         width (`int`): Number of columns of the result, the longest window.
         **kwargs: As in [`combine_rewards`].
@@ -87,20 +89,75 @@ def combine_token_rewards(
         ValueError: As [`combine_rewards`], and if a window is longer than `width`.
     """
     reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    chosen = [_is_token_level(reward_func) for reward_func in reward_funcs]
+    reward_funcs = [reward_func for reward_func, take in zip(reward_funcs, chosen, strict=True) if take]
+    return _token_total(reward_funcs, weights[chosen], width, _call_all(reward_funcs, kwargs), kwargs)
+
+
+def combine_all_rewards(
+    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None, width: int, /, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """
+    [`combine_rewards`] and [`combine_token_rewards`] of one call of every function: what it logs it logs once, and
+    one that draws random numbers gives both the same.
+
+    Args:
+        reward_funcs, reward_weights, width: As in [`combine_token_rewards`].
+        **kwargs: As in [`combine_rewards`].
+
+    Returns:
+        `tuple`: `total`, `table` and the token-level rewards.
+
+    Raises:
+        ValueError: As [`combine_token_rewards`].
+    """
+    reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    values = _call_all(reward_funcs, kwargs)
+    return (
+        *_total(reward_funcs, weights, values, kwargs),
+        _token_total(reward_funcs, weights, width, values, kwargs),
+    )
+
+
+def _total(
+    reward_funcs: list[Callable], weights: torch.Tensor, values: list[list], kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    columns, counted = [], []
     number = _num_windows(kwargs)
+    for reward_func, column in zip(reward_funcs, values, strict=True):
+        name = reward_name(reward_func)
+        token_level = _is_token_level(reward_func)
+        if token_level:
+            rows = [[v for v in _row(name, i, column, kwargs) if v is not None] for i in range(number)]
+            column = [sum(row) / len(row) if row else None for row in rows]
+        columns.append([math.nan if v is None else _finite(name, v) for v in column])
+        counted.append(0.0 if token_level else 1.0)
+    table = torch.tensor(columns, dtype=torch.float32).reshape(len(reward_funcs), number).T
+    total = (table * (weights * torch.tensor(counted))).nansum(-1)
+    return total, table
+
+
+def _token_total(
+    reward_funcs: list[Callable], weights: torch.Tensor, width: int, values: list[list], kwargs: dict[str, Any]
+) -> torch.Tensor | None:
     total = None
-    for reward_func, weight in zip(reward_funcs, weights.tolist(), strict=True):
-        if not getattr(reward_func, "token_level", False):
+    number = _num_windows(kwargs)
+    for reward_func, weight, column in zip(reward_funcs, weights.tolist(), values, strict=True):
+        if not _is_token_level(reward_func):
             continue
         name = reward_name(reward_func)
-        values = _call(reward_func, name, number, kwargs)
-        rows = [_row(name, i, values, kwargs) for i in range(number)]
+        rows = [_row(name, i, column, kwargs) for i in range(number)]
         if any(len(row) > width for row in rows):
             raise ValueError(f"`width` is {width}, but {name} returned {max(map(len, rows))} rewards for one window.")
         padded = [[0.0 if v is None else _finite(name, v) for v in row] + [0.0] * (width - len(row)) for row in rows]
-        column = weight * torch.tensor(padded, dtype=torch.float32).reshape(number, width)
-        total = column if total is None else total + column
+        part = weight * torch.tensor(padded, dtype=torch.float32).reshape(number, width)
+        total = part if total is None else total + part
     return total
+
+
+def _is_token_level(reward_func: Callable) -> bool:
+    # A partial does not hand on the attributes of its function.
+    return bool(getattr(unwrap_partial(reward_func)[0], "token_level", False))
 
 
 def _check_funcs(
@@ -130,8 +187,18 @@ def _num_windows(kwargs: dict[str, Any]) -> int:
     raise ValueError("Pass `completion_ids`, `accepted` or `prompts`, one entry per window, to the reward functions.")
 
 
-def _call(reward_func: Callable, name: str, number: int, kwargs: dict[str, Any]) -> list:
-    values = reward_func(**{"prompts": None, "completions": None, "completion_ids": None, **kwargs})
+def _call_all(reward_funcs: list[Callable], kwargs: dict[str, Any]) -> list[list]:
+    """What every function returned, one entry per window."""
+    number = _num_windows(kwargs)
+    return [_call(reward_func, number, kwargs) for reward_func in reward_funcs]
+
+
+def _call(reward_func: Callable, number: int, kwargs: dict[str, Any]) -> list:
+    name = reward_name(reward_func)
+    # The keywords of a call go before those of a partial, which would silently lose what its maker set.
+    _, held = unwrap_partial(reward_func)
+    given = {"prompts": None, "completions": None, "completion_ids": None, **kwargs}
+    values = reward_func(**{key: value for key, value in given.items() if key not in held})
     values = as_list(name, None, values)
     if len(values) != number:
         raise ValueError(

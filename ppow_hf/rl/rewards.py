@@ -4,8 +4,9 @@ r"""
 Rewards of drafted windows, with the calling convention of `GRPOTrainer`'s `reward_funcs`.
 
 A reward function is any callable `reward(prompts=..., completions=..., completion_ids=..., **kwargs)` that returns one
-number per window, or `None` where it does not apply. Lists hold one entry per window; what the trainer passes beside
-TRL's arguments:
+number per window, or `None` where it does not apply. It sees the windows of one micro-batch of one process. The
+trainer passes what `GRPOTrainer` does (texts, the dataset's columns, `trainer_state`, `log_metric`, `log_extra`) and,
+with one entry per window in lists:
 
 | argument | type | meaning |
 |---|---|---|
@@ -19,6 +20,9 @@ TRL's arguments:
 | `cost_model` | [`CostModel`] or `None` | measured costs |
 
 A function with a true attribute `token_level` returns a list of numbers per window instead, one for each draft token.
+
+What a `functools.partial` holds stays as it was set, whatever the trainer would pass under that name:
+`partial(speedup_reward, cost_ratio=0.06)` is charged 0.06.
 
 `k = 0` when `accepted` is an expectation: `E[k]` is never quite 0, so the proximity reward then goes by
 `first_rejected`, the outcome of the greedy or sampled verification of the same window.

@@ -37,16 +37,23 @@ def report_text(results: dict[str, Any]) -> str:
     config, entries = results["config"], results["results"]
     common = config["common"]
     # Equal time or equal steps, whichever the experiment was set up with.
-    budget = f"{common['max_seconds']:g} seconds of training" if "max_seconds" in common else f"{common['max_steps']}"
+    equal_time = "max_seconds" in common
+    budget = f"{common['max_seconds']:g} seconds of training steps" if equal_time else f"{common['max_steps']} steps"
     begin = f"starts from `{config['init']}`" if config["init"] else "begins with a fresh drafter"
+    data = "the same responses"
+    own = {arm: options["responses"] for arm, options in config.get("arms", {}).items() if "responses" in options}
+    if own:
+        named = (f"`{arm}` on {_names(paths)}" for arm, paths in own.items())
+        data = f"{_names(config['responses'])} ({', '.join(named)})"
     lines = [
         f"# {config.get('title', 'PPOW against continued supervised training')}",
         "",
-        f"Every arm {begin} and trains for {budget} steps "
-        f"on the same responses, {config.get('parallel', 1)} at a time with an equal share of the "
-        "processor. Acceptance length (tau, bonus token included) of windows of a fixed "
-        f"size on the target's own greedy answers of at most {config['max_new_tokens']} tokens; brackets are 95% "
-        "bootstrap intervals over prompts, differences are paired by prompt.",
+        f"Every arm {begin} and trains for {budget} on {data}, {config.get('parallel', 1)} at a time with an equal "
+        "share of the processor. Seconds are those spent in training steps; target tokens are those the target was "
+        "asked about in them, of texts and of drafted windows. Acceptance length (tau, bonus token included) of "
+        "windows of a fixed size on the target's own greedy answers of at most "
+        f"{config['max_new_tokens']} tokens; brackets are 95% bootstrap intervals over prompts, differences are "
+        "paired by prompt.",
         "",
     ]
     for window in config["windows"]:
@@ -55,15 +62,14 @@ def report_text(results: dict[str, Any]) -> str:
         lines += [
             f"## Windows of {window}",
             "",
-            _header(["drafter", "steps", *suites, f"mean over {_baseline(config)}"]),
+            _header(["drafter", "steps", "seconds", "target tokens", *suites, f"mean over {_baseline(config)}"]),
         ]
         for name in dict.fromkeys(entry["drafter"] for entry in rows):
             of_suite = {entry["suite"]: entry for entry in rows if entry["drafter"] == name}
             cells = [_tau(of_suite[suite]) for suite in suites]
             last = of_suite[suites[-1]]
             gain = "" if last["difference"] is None else _signed(last, "difference")
-            steps = results["training"].get(name, {}).get("steps", "")
-            lines.append("| " + " | ".join([name, str(steps), *cells, gain]) + " |")
+            lines.append("| " + " | ".join([name, *_cost(results["training"].get(name)), *cells, gain]) + " |")
         lines.append("")
     lines += [
         f"![Difference in mean acceptance length to {_baseline(config)}](acceptance.png)",
@@ -83,6 +89,19 @@ def _baseline(config: dict[str, Any]) -> str:
 
 def _header(names: list[str]) -> str:
     return "| " + " | ".join(names) + " |\n|" + "---|" * len(names)
+
+
+def _names(paths: str | list[str]) -> str:
+    return ", ".join(f"`{path}`" for path in ([paths] if isinstance(paths, str) else paths))
+
+
+def _cost(training: dict[str, Any] | None) -> list[str]:
+    """Steps, seconds and target tokens of a run; a dash for what it has not recorded, nothing for what was no run."""
+    if training is None:
+        return ["", "", ""]
+    cost = training.get("cost") or {}
+    numbers = (training["steps"], cost.get("seconds"), cost.get("target_tokens"))
+    return ["—" if number is None else f"{number:,.0f}" for number in numbers]
 
 
 def _tau(entry: dict[str, Any]) -> str:

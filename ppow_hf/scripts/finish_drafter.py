@@ -23,10 +23,12 @@ from transformers import PreTrainedModel, set_seed
 
 from ppow_hf import AutoDrafter, DrafterModel, WindowConfig, load_target
 from ppow_hf.data import split_holdout
+from ppow_hf.data.files import PROVENANCE_FILE, TRAINING_LOG_FILE, TRAINING_PROVENANCE_FILE
 from ppow_hf.evaluation.precision import parse_dtype
 from ppow_hf.generation import AcceptanceEstimator, brier_score, fit_calibration
 from ppow_hf.generation.acceptance import DEFAULT_WEIGHTS
-from ppow_hf.scripts.training_run import LOG_FILE, PROVENANCE_FILE, load_all_responses
+from ppow_hf.hub.card_facts import read_provenance
+from ppow_hf.scripts.training_run import load_all_responses, recorded_held_out_seed
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.trainer.decoding_evaluation import decode_prompt, prompt_of
 
@@ -47,7 +49,10 @@ class FinishArguments:
         default="cost_aware",
         metadata={"help": "How it decodes unless told otherwise: cost_aware, mixed, mixed_tree..."},
     )
-    seed: int = field(default=0, metadata={"help": "As in the training."})
+    data_seed: int | None = field(
+        default=None, metadata={"help": "Which rows the training held out. Default: what it recorded, or 0."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the calibration runs."})
     license: str | None = field(default=None, metadata={"help": "Licence of the drafter, for its card: apache-2.0."})
     target_license: str | None = field(default=None, metadata={"help": "Licence of the target, for the card."})
     data_license: list[str] | None = field(
@@ -142,7 +147,9 @@ def main(args: FinishArguments) -> None:
     drafter = AutoDrafter.from_pretrained(args.drafter, dtype=dtype)
     drafter.bind_target(target)
     responses, _ = load_all_responses(args.responses)
-    _, held_out = split_holdout(responses, args.holdout, seed=args.seed)
+    training = read_provenance(args.drafter) or {}
+    data_seed = recorded_held_out_seed(training) if args.data_seed is None else args.data_seed
+    _, held_out = split_holdout(responses, args.holdout, seed=data_seed)
     weights, figures = calibrate_acceptance(
         target,
         drafter,
@@ -161,15 +168,16 @@ def main(args: FinishArguments) -> None:
         if output.exists():
             shutil.copytree(output, folder)
         drafter.save_pretrained(folder)
-        provenance = {"calibration": {"arguments": asdict(args), "figures": figures}}
-        source = Path(args.drafter) / PROVENANCE_FILE
-        if source.exists():
-            provenance = {**json.loads(source.read_text()), **provenance}
+        arguments = {**asdict(args), "data_seed": data_seed}
+        provenance = {**training, "calibration": {"arguments": arguments, "figures": figures}}
         provenance.update(_licences(args, provenance.get("responses")))
-        Path(folder, "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-        log = Path(args.drafter) / LOG_FILE
+        Path(folder, PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
+        log = Path(args.drafter) / TRAINING_LOG_FILE
         if log.exists():
-            shutil.copy(log, folder / LOG_FILE)
+            shutil.copy(log, folder / TRAINING_LOG_FILE)
+        if output.resolve() != Path(args.drafter).resolve():
+            # Of a training whose weights have just been replaced.
+            Path(folder, TRAINING_PROVENANCE_FILE).unlink(missing_ok=True)
         if output.exists():
             os.rename(output, old)
         os.rename(folder, output)

@@ -22,9 +22,9 @@ from ppow_hf.data import (
     count_response_tokens,
     draft_vocabulary_coverage,
     special_token_ids,
-    split_holdout,
 )
-from ppow_hf.scripts.training_run import load_all_responses, read_provenance, run_training
+from ppow_hf.hub.card_facts import read_provenance
+from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training
 from ppow_hf.targets import DEFAULT_TARGET
 
 
@@ -49,7 +49,10 @@ class DrafterScriptArguments:
         default="target",
         metadata={"help": "Start from the target's weights, or random.", "choices": ["target", "random"]},
     )
-    holdout: int = field(default=64, metadata={"help": "Responses held out for evaluation, whole prompts at a time."})
+    holdout: int = field(
+        default=64,
+        metadata={"help": "Responses held out for evaluation, whole prompts at a time; data_seed says which."},
+    )
 
 
 def build_drafter(script_args: DrafterScriptArguments, target, tokenizer, train_dataset, seed: int):
@@ -80,8 +83,7 @@ def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -
     set_seed(training_args.seed)
     target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
     responses, provenance = load_all_responses(script_args.responses)
-    train_dataset, eval_dataset = split_holdout(responses, script_args.holdout, seed=training_args.seed)
-    train_dataset, eval_dataset = train_dataset.remove_columns("prompt"), eval_dataset.remove_columns("prompt")
+    train_dataset, eval_dataset, held_out = hold_out(responses, script_args.holdout, training_args)
     drafter, vocabulary = build_drafter(script_args, target, tokenizer, train_dataset, training_args.seed)
     trainer = DrafterSFTTrainer(
         model=drafter,
@@ -91,7 +93,13 @@ def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
-    facts = {"stage": "supervised", "arguments": asdict(script_args), **vocabulary, "responses": provenance}
+    facts = {
+        "stage": "supervised",
+        "arguments": asdict(script_args),
+        **vocabulary,
+        "responses": provenance,
+        "held_out": held_out,
+    }
     if script_args.drafter is not None:
         facts["continued_from"] = read_provenance(script_args.drafter)
     run_training(trainer, training_args, facts)

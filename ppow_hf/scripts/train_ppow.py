@@ -17,10 +17,10 @@ from transformers import set_seed
 from trl import TrlParser
 
 from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
-from ppow_hf.data import split_holdout
+from ppow_hf.hub.card_facts import read_provenance
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward, token_agreement_reward
-from ppow_hf.scripts.training_run import load_all_responses, read_provenance, run_training
+from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training
 from ppow_hf.targets import DEFAULT_TARGET
 
 REWARDS = ("speedup", "measured_speedup", "proximity", "token_agreement")
@@ -40,7 +40,10 @@ class PPOWScriptArguments:
         default=None,
         metadata={"help": f"Reward functions, of {', '.join(REWARDS)}. Default: speedup, and proximity for eta > 0."},
     )
-    holdout: int = field(default=64, metadata={"help": "Responses held out for evaluation, whole prompts at a time."})
+    holdout: int = field(
+        default=64,
+        metadata={"help": "Responses held out for evaluation, whole prompts at a time; data_seed says which."},
+    )
 
 
 def choose_rewards(names: list[str] | None, args: PPOWConfig) -> list | None:
@@ -64,14 +67,14 @@ def main(script_args: PPOWScriptArguments, training_args: PPOWConfig) -> None:
     rewards = choose_rewards(script_args.rewards, training_args)
     target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
     responses, provenance = load_all_responses(script_args.responses)
-    train_dataset, eval_dataset = split_holdout(responses, script_args.holdout, seed=training_args.data_seed or 0)
+    train_dataset, eval_dataset, held_out = hold_out(responses, script_args.holdout, training_args)
     start = script_args.drafter or str(reference_drafter_path())
     trainer = PPOWTrainer(
         model=AutoDrafter.from_pretrained(start, dtype=torch.float32),
         target_model=target,
         args=training_args,
-        train_dataset=train_dataset.remove_columns("prompt"),
-        eval_dataset=eval_dataset.remove_columns("prompt"),
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
         processing_class=tokenizer,
         reward_funcs=rewards,
     )
@@ -79,6 +82,7 @@ def main(script_args: PPOWScriptArguments, training_args: PPOWConfig) -> None:
         "stage": "ppow",
         "arguments": asdict(script_args),
         "responses": provenance,
+        "held_out": held_out,
         "started_from": read_provenance(start),
     }
     run_training(trainer, training_args, facts)

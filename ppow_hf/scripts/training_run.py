@@ -3,18 +3,16 @@
 """What the training scripts of all stages share: reading responses, resuming, and recording what was done."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from ppow_hf.data import load_responses
+from ppow_hf.data import load_responses, split_holdout
+from ppow_hf.data.files import PROVENANCE_FILE
+from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume
 from ppow_hf.trainer import DrafterTrainer
-
-PROVENANCE_FILE, LOG_FILE = "training_provenance.json", "training_log.json"
 
 
 def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
@@ -22,54 +20,68 @@ def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
     parts, provenance = [], []
     for path in paths:
         parts.append(load_responses(path).select_columns(["prompt", "input_ids", "loss_mask"]))
-        file = Path(path) / "provenance.json"
+        file = Path(path) / PROVENANCE_FILE
         provenance.append(json.loads(file.read_text()) if file.exists() else None)
     return (parts[0] if len(parts) == 1 else concatenate_datasets(parts)), provenance
 
 
-def read_provenance(drafter: str) -> dict | None:
-    """What is recorded about the training of a drafter in a local folder: a finished one, or a training run's."""
-    for name in ("provenance.json", PROVENANCE_FILE):
-        file = Path(drafter) / name
-        if file.exists():
-            return json.loads(file.read_text())
-    return None
+def held_out_seed(training_args: TrainingArguments) -> int:
+    """
+    What chooses the held-out prompts: `data_seed`, and never `seed`. Runs of other seeds and stages then hold out the
+    same, so that they can be compared, and no stage trains on what another is judged by.
+    """
+    return training_args.data_seed or 0
+
+
+def hold_out(
+    responses: Dataset, size: int, training_args: TrainingArguments
+) -> tuple[Dataset, Dataset, dict[str, int]]:
+    """
+    Parts responses into rows to train on and rows to evaluate on.
+
+    Args:
+        responses ([`~datasets.Dataset`]): From [`load_all_responses`].
+        size (`int`): About how many to hold out.
+        training_args ([`~transformers.TrainingArguments`]): Says by which seed, see [`held_out_seed`].
+
+    Returns:
+        `tuple[Dataset, Dataset, dict]`: Both parts without the prompts' text, and what to record of it.
+    """
+    seed = held_out_seed(training_args)
+    train, held_out = (part.remove_columns("prompt") for part in split_holdout(responses, size, seed=seed))
+    return train, held_out, {"rows": len(held_out), "seed": seed}
+
+
+def recorded_held_out_seed(record: dict[str, Any]) -> int:
+    """
+    The seed that chose the held-out prompts of a training.
+
+    Args:
+        record (`dict`): What the training recorded, see [`~ppow_hf.hub.card_facts.read_provenance`]. Before the seed
+            was recorded, the supervised stage took `seed`.
+    """
+    if "held_out" in record:
+        return record["held_out"]["seed"]
+    seed = (record.get("training") or {}).get("seed" if record.get("stage") == "supervised" else "data_seed")
+    return seed if isinstance(seed, int) else 0
 
 
 def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, facts: dict[str, Any]) -> None:
     """
-    Trains (or resumes), saves the drafter, and writes what was done beside it.
+    Trains (or resumes) and saves the drafter, with what was done beside it.
 
     Args:
         trainer ([`~ppow_hf.trainer.DrafterTrainer`]): The trainer.
         training_args ([`~transformers.TrainingArguments`]): Its configuration. Without `resume_from_checkpoint` the
-            last checkpoint in `output_dir` is resumed, if there is one.
-        facts (`dict`): What to record beside the configuration and the result.
+            last whole checkpoint in `output_dir` is resumed, if there is one.
+        facts (`dict`): What to record beside what the trainer knows: its `provenance`.
+
+    Raises:
+        ValueError: If `resume_from_checkpoint` names a checkpoint that is not whole.
     """
-    resume = training_args.resume_from_checkpoint
-    if resume is None and os.path.isdir(training_args.output_dir):
-        resume = get_last_checkpoint(training_args.output_dir)
-    result = trainer.train(resume_from_checkpoint=resume)
+    resume = checkpoint_to_resume(training_args)
+    trainer.provenance = facts
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
-    if trainer.is_world_process_zero():
-        dataset = trainer.train_dataset
-        facts = {
-            **facts,
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "train_rows": len(dataset),
-            "train_response_tokens": int(sum(map(sum, dataset["loss_mask"]))),
-            "training": training_args.to_sanitized_dict(),
-            "initial": trainer.initial_figures(),
-            "best": {"step": trainer.state.best_global_step, "metric": trainer.state.best_metric},
-            "result": result.metrics,
-        }
-        _write_json(Path(training_args.output_dir, PROVENANCE_FILE), facts)
-        trainer.state.save_to_json(str(Path(training_args.output_dir, LOG_FILE)))
     if training_args.push_to_hub:
         trainer.push_to_hub()
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

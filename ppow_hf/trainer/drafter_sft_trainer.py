@@ -13,8 +13,10 @@ from ..drafters import DrafterModel
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_trainer import DrafterTrainer
 from .feature_cache import FeatureCache
+from .precision_check import warn_of_emulated_bfloat16
 from .step_scoring import StepScoring
 from .target_pass import TargetPass
+from .text_checks import check_texts
 
 _ROW_ID = "row_id"
 
@@ -51,6 +53,7 @@ class DrafterSFTTrainer(DrafterTrainer):
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
     """
 
+    stage = "supervised"
     # By the window starts of the whole optimiser step.
     loss_is_scaled_for_ga = True
 
@@ -81,6 +84,8 @@ class DrafterSFTTrainer(DrafterTrainer):
             optimizers,
             kept_columns=(_ROW_ID,),
         )
+        warn_of_emulated_bfloat16(self.accelerator)
+        check_texts(self, self.target_model)
         self.ttt_steps = min(args.ttt_steps, model.max_ttt_steps)
         cache = None
         if number_rows:
@@ -132,6 +137,8 @@ class DrafterSFTTrainer(DrafterTrainer):
         positions = torch.zeros_like(loss_mask)
         positions[:, :-1] = loss_mask[:, 1:]
         features, teacher = self.target_pass(input_ids, attention_mask, positions, inputs.get(_ROW_ID))
+        if self.model.training:
+            self.training_cost.add(attention_mask.sum())
         teacher_row = (positions.flatten().cumsum(0) - 1).view_as(positions)
 
         scoring = StepScoring(self.model, self.args, input_ids, columns, teacher, teacher_row)

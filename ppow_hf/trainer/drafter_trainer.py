@@ -7,19 +7,17 @@ that training began with.
 """
 
 import copy
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.utils import logging
 
 from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
@@ -27,15 +25,20 @@ from ..generation import CostModel
 from .decoding_evaluation import decode_held_out
 from .drafter_training_config import DrafterTrainingConfig
 from .early_stopping import EarlyStopping
+from .initial_drafter import InitialDrafter
 from .sharding import WholeDrafter
 from .time_budget import TimeBudget, schedule_over_budget
 from .tokenizer_check import check_tokenizer
+from .training_cost import TrainingCost
+from .training_record import TrainingRecord, recorded_weights, remove_record
 from .weighted_means import WeightedMeans
 
 logger = logging.get_logger(__name__)
 
 TAU = "acceptance_length"
-_INITIAL, _INITIAL_FIGURES = "initial", "acceptance.json"
+_INITIAL = "initial"
+# Where a drafter remembers, as long as it is in memory, what the training it came out of recorded.
+_RECORD = "training_record"
 # Two tokens and one that is drafted behind them.
 _LEAST_COLUMNS = 3
 
@@ -55,8 +58,14 @@ class DrafterTrainer(Trainer):
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
         kept_columns (`tuple[str, ...]`, *optional*): Further columns to pass through to the batches as lists; `None`
             for all.
+
+    Attributes:
+        stage (`str`): What records and cards call this stage.
+        provenance (`dict`): Facts that no trainer can know, to be recorded with those of the training: `arguments`,
+            `responses` (provenance of the data), `started_from` (the record of the drafter it began with).
     """
 
+    stage: str
     _tag_names = ["ppow-hf", "speculative-decoding", "drafter"]
     loss_is_scaled_for_ga = False
 
@@ -78,7 +87,7 @@ class DrafterTrainer(Trainer):
             if dataset is not None:
                 _check_columns(dataset, name)
         args = _on_one_device(args)
-        callbacks = list(callbacks or [])
+        callbacks = [*(callbacks or []), TrainingCost()]
         if args.early_stopping_patience:
             callbacks.append(EarlyStopping(args.early_stopping_patience))
         if args.max_seconds:
@@ -109,6 +118,12 @@ class DrafterTrainer(Trainer):
         self._whole = WholeDrafter(model, self.target_model)
         model.add_model_tags(self._tag_names)
         self._metrics = {"train": WeightedMeans(), "eval": WeightedMeans()}
+        self.provenance: dict[str, Any] = {}
+        self._record: TrainingRecord | None = None
+        self._started_from: dict[str, Any] | None = getattr(model, _RECORD, None)
+        self._initial_stands_in = False
+        if eval_dataset is not None and self.is_world_process_zero():
+            _warn_of_what_goes_unnoticed(args)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -119,6 +134,11 @@ class DrafterTrainer(Trainer):
         """The budget of `max_seconds`. Looked up, since resuming puts a new one in its place."""
         return next((c for c in self.callback_handler.callbacks if isinstance(c, TimeBudget)), None)
 
+    @property
+    def training_cost(self) -> TrainingCost:
+        """What training has taken so far. Looked up for the same reason."""
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, TrainingCost))
+
     def _load_callback_state(self) -> None:
         super()._load_callback_state()
         # What was spent counts on. How much there is to spend is this run's to say.
@@ -127,6 +147,9 @@ class DrafterTrainer(Trainer):
                 callback.seconds = self.args.max_seconds
             elif isinstance(callback, EarlyStopping) and self.args.early_stopping_patience:
                 callback.early_stopping_patience = self.args.early_stopping_patience
+            if isinstance(callback, ExportableState):
+                # `Trainer` looks up all of them when it saves: a checkpoint from before this one was there has none.
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.time_budget is not None:
@@ -143,6 +166,8 @@ class DrafterTrainer(Trainer):
         # The figures of an evaluation come with it, see `evaluation_loop`.
         if not any(name.startswith("eval_") for name in logs):
             logs = {**logs, **self._metrics["train"].take()}
+            if self.is_in_train and self.training_cost.target_tokens is not None:
+                logs["target_tokens"] = self.training_cost.target_tokens
         super().log(logs, start_time)
 
     def _check_finite(self, metrics: dict[str, tuple[float, float]]) -> None:
@@ -206,10 +231,13 @@ class DrafterTrainer(Trainer):
         """Where the drafter that training began with is kept."""
         return Path(self.args.output_dir) / _INITIAL
 
+    @property
+    def _initial(self) -> InitialDrafter:
+        return InitialDrafter(self.initial_folder)
+
     def initial_figures(self) -> dict[str, float] | None:
         """The held-out figures of the drafter that training began with, if they were measured (`eval_on_start`)."""
-        path = self.initial_folder / _INITIAL_FIGURES
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return self._initial.figures()
 
     def _compare_with_initial(self, figures: dict[str, float]) -> None:
         if self.state.global_step == 0:
@@ -226,32 +254,73 @@ class DrafterTrainer(Trainer):
     def _keep_initial(self, figures: dict[str, float]) -> None:
         self.save_model(str(self.initial_folder), _internal_call=True)
         if self.args.should_save:
-            temporary = self.initial_folder / (_INITIAL_FIGURES + ".tmp")
-            temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, self.initial_folder / _INITIAL_FIGURES)
+            self._initial.write_figures(figures)
         self.accelerator.wait_for_everyone()
         if self.args.metric_for_best_model in (TAU, f"eval_{TAU}"):
             self.state.best_metric, self.state.best_global_step = figures[TAU], 0
 
     def train(self, *args, **kwargs):
+        drafter = self.accelerator.unwrap_model(self.model)
         if not kwargs.get("resume_from_checkpoint") and not (args and args[0]):
-            (self.initial_folder / _INITIAL_FIGURES).unlink(missing_ok=True)
+            self._initial.forget_figures()
+            self._started_from = getattr(drafter, _RECORD, None)
+        self._initial_stands_in, self._record = False, None
         output = super().train(*args, **kwargs)
-        weights = self.initial_folder / SAFE_WEIGHTS_NAME
-        if self.args.load_best_model_at_end and self.state.best_global_step == 0 and weights.exists():
-            logger.warning(
-                f"No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
-                f"length {self.state.best_metric:.3f}): it is kept."
-            )
-            self._restore(weights)
+        if self.args.load_best_model_at_end and self.state.best_global_step == 0:
+            self._return_to_initial()
+        if self.args.should_save:
+            self._record = TrainingRecord(self, output.metrics, self._started_from)
+            # A later stage in this process goes on from here.
+            setattr(drafter, _RECORD, self._record.facts)
         return output
 
-    def _restore(self, weights: Path) -> None:
-        drafter = self.accelerator.unwrap_model(self.model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            logger.warning(f"The drafter is sharded over processes; the best one is in `{weights.parent}`.")
+    def _return_to_initial(self) -> None:
+        """Makes the drafter that training began with its result, too."""
+        is_kept = torch.tensor(float(self._initial.is_kept), device=self.accelerator.device)
+        if not self.accelerator.reduce(is_kept, reduction="sum"):
+            logger.warning(
+                "No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
+                f"length {self.state.best_metric:.3f}), but that one is not in `{self.initial_folder}`: the last "
+                "weights stay. Resume in the `output_dir` that training began in, or copy the folder from there."
+            )
             return
-        drafter.load_state_dict(load_file(weights))
+        logger.warning(
+            "No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
+            f"length {self.state.best_metric:.3f}): it is kept."
+        )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            self._initial_stands_in = True
+            logger.warning(
+                "The drafter in memory is sharded over processes and has the last weights all the same. `save_model` "
+                f"and `push_to_hub` take the initial ones, from `{self.initial_folder}`."
+            )
+        elif self._initial.is_kept:
+            self._initial.restore(self.accelerator.unwrap_model(self.model))
+
+    # ---- saving ----------------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        Saves the drafter in memory, or the initial one where that is the best and what is in memory is sharded. Once
+        training is done, what it records of itself goes beside it; before, no record of other weights stays there.
+
+        Args:
+            output_dir (`str`, *optional*): Folder; the configuration's by default.
+        """
+        folder = self.args.output_dir if output_dir is None else output_dir
+        recorded = recorded_weights(folder) if self.args.should_save and self._record is None else None
+        if self._initial_stands_in:
+            if self.args.should_save:
+                self._initial.copy_to(folder)
+            self.accelerator.wait_for_everyone()
+        else:
+            super().save_model(folder, _internal_call=True)
+        if self._record is not None:
+            self._record.write(folder)
+        elif recorded is not None and recorded != recorded_weights(folder):
+            remove_record(folder)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     # ---- the Hub ---------------------------------------------------------------------------------------------------
 
@@ -335,6 +404,26 @@ def _on_one_device(args: DrafterTrainingConfig) -> DrafterTrainingConfig:
     args = copy.copy(args)
     args._n_gpu = 1
     return args
+
+
+def _warn_of_what_goes_unnoticed(args: DrafterTrainingConfig) -> None:
+    """Says before training where no later warning can say that it has made the drafter worse."""
+    if not args.eval_decode_prompts:
+        return  # turned off by name
+    first = "" if args.eval_on_start else ", and `eval_on_start=True`"
+    if args.eval_strategy == "no":
+        logger.warning(
+            '`eval_strategy` is "no": the acceptance length on `eval_dataset` is not measured while training goes on, '
+            "so that nothing will tell when it falls below that of the drafter this training begins with, and the "
+            'last weights are kept. Set `eval_strategy="steps"` with `eval_steps`, `load_best_model_at_end=True` to '
+            f"keep the best ones{first}."
+        )
+    elif first:
+        logger.warning(
+            "`eval_on_start` is False: the acceptance length of the drafter this training begins with is not measured "
+            "on `eval_dataset`, so that nothing will tell when it falls below that, and that drafter is not kept. Set "
+            "`eval_on_start=True`."
+        )
 
 
 def _check_models(model: Any, target: PreTrainedModel) -> None:

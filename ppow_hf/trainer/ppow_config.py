@@ -35,7 +35,8 @@ class PPOWConfig(DrafterTrainingConfig):
             Window starts per row of the batch (ours).
         window_selection (`str`, *optional*, defaults to `"adaw"`):
             `"adaw"` (paper: windows with a high mean criticality first) or `"uniform"`. `criticality/chosen` and
-            `criticality/all` are logged while ADAW chooses; the uniform law does not need to know them.
+            `criticality/all` are logged of every step while ADAW chooses. The uniform law does not need to know them:
+            with it they are measured for the log alone, of the steps that are logged (`logging_strategy="steps"`).
         adaw_warmup (`float`, *optional*, defaults to 0.3):
             Uniform steps before ADAW: a share of all steps below 1 (of the time with `max_seconds`), a number of steps
             from 1 on (ours; the paper trains on ordinary windows first but does not say how long).
@@ -51,7 +52,8 @@ class PPOWConfig(DrafterTrainingConfig):
         greedy_window (`bool`, *optional*, defaults to `False`):
             Put the drafter's greedy window into every group (ours), so that what greedy decoding runs is always in the
             comparison. It is no sample of the policy: with `baseline="group"` the token it is refused at is
-            reinforced wherever it gets further than the group does on average; `"survivors"` is free of that.
+            reinforced wherever it gets further than the group does on average; `"survivors"` is free of that. With
+            greedy acceptance only: rejection sampling judges tokens that were drawn, and this one's were not.
         num_iterations (`int`, *optional*, defaults to 1):
             Optimiser steps on the same rollouts. A run can be resumed exactly where new rollouts begin.
 
@@ -61,19 +63,23 @@ class PPOWConfig(DrafterTrainingConfig):
             What the accepted length k of a window is: `"greedy"` (tokens that are the target's argmax, as decoding at
             temperature 0), `"sampled"` (one draw of rejection sampling) or `"expected"` (its expectation; ours). The
             last two depend on the drafter through min(1, p / q) as well; the policy gradient takes that for a
-            constant, as it takes any reward. `expected_length_weight` adds an objective that does not.
+            constant, as it takes any reward. `expected_length_weight` adds an objective that does not. `"expected"`
+            takes `credit="window"`.
         cost_ratio (`float` or `str`, *optional*, defaults to 0.12):
             gamma, one draft step in target steps (0.12 in the paper), or `"measured"`: the cost model of these models
-            on this machine (ours).
+            on this machine, with the drafter in the target's dtype, as decoding will run it; the main process's for
+            all (ours).
         proximity_eta (`float`, *optional*, defaults to 0.5):
             eta of the proximity reward; 0 turns it off (value ours: the paper gives none). Below the reward of one
             accepted token, `1 / (1 + cost_ratio)`: from there on a window that is refused at once is worth more than
             one that is not, and short windows learn to be refused.
         proximity_epsilon (`float` or `str`, *optional*, defaults to 2.0):
-            epsilon of the proximity reward, in nats (value ours), or `"median"` (ours): the nearer half of a
-            micro-batch's refused windows. The gap is a sum over the window, so that a number fits one `window_size`:
-            of windows of 10 hardly any comes within 2 nats (`trainers/recipes/smollm2/proximity_gap.py`). Every
-            process has a median of its own.
+            epsilon of the proximity reward, in nats (value ours), or `"median"` (ours): the nearer half of the windows
+            that are refused in one micro-batch of one process. The gap is a sum over the window, so that a number fits
+            one `window_size`: of windows of 10 hardly any comes within 2 nats
+            (`trainers/recipes/smollm2/proximity_gap.py`). With the median what a window earns depends on the
+            micro-batch it is in: another `per_device_train_batch_size`, more accumulation or other processes make it
+            another reward, and of two refused windows alone in theirs one is paid whatever its gap.
         reward_weights (`list[float]`, *optional*):
             One weight per reward function; all 1 by default.
         scale_rewards (`str`, *optional*, defaults to `"group"`):
@@ -88,7 +94,8 @@ class PPOWConfig(DrafterTrainingConfig):
         credit (`str`, *optional*, defaults to `"window"`):
             Tokens that get a window's advantage: all (paper), or those up to the first mismatch, `"prefix"` (ours):
             what follows cannot have changed k. Groups that are refused as a whole are told apart by the proximity
-            reward alone, which looks at the whole window: there every token is credited.
+            reward alone, which looks at the whole window: there every token is credited. Not with
+            `acceptance="expected"`, where every token has its part in the length.
         epsilon (`float`, *optional*, defaults to 0.2):
             PPO's clip range (value ours).
         beta (`float`, *optional*, defaults to 0.1):
@@ -228,6 +235,21 @@ class PPOWConfig(DrafterTrainingConfig):
             raise ValueError(
                 '`baseline="survivors"` compares windows that greedy verification has led to the same state: it needs '
                 f'`acceptance="greedy"` and `credit="prefix"`, got {self.acceptance!r} and {self.credit!r}.'
+            )
+        if self.acceptance == "expected" and self.credit == "prefix":
+            # The expected length already weighs a token by the chance that verification reaches it. The mismatch that
+            # is drawn would weigh it so once more, and the gradient would no longer be that of the expected length.
+            raise ValueError(
+                '`credit="prefix"` is biased with `acceptance="expected"`, whose length depends on every token of a '
+                'window and not on one drawn mismatch. Set `credit="window"`, or `acceptance="sampled"`.'
+            )
+        if self.greedy_window and self.acceptance != "greedy":
+            # min(1, p / q) is the chance of a token that was drawn from q. Decoding at a temperature never drafts the
+            # greedy window as such, and decoding greedily never judges it so.
+            raise ValueError(
+                "`greedy_window=True` puts a window that was not drawn into every group, which "
+                f"`acceptance={self.acceptance!r}` would judge as if it were. Set `greedy_window=False`, or "
+                '`acceptance="greedy"`.'
             )
         # Checks `window_selection` and `adaw_warmup`; how many steps there are is not known yet.
         WindowSchedule(self.window_selection, self.adaw_warmup, total_steps=1)

@@ -11,32 +11,33 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
 from ..drafters import DrafterModel
+from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel
-from ..generation.call_checks import eos_token_ids_of
-from ..rl import (
-    ProximityReward,
-    WindowSchedule,
-    eligible_starts,
-    measured_speedup_reward,
-    speedup_reward,
-    target_kl,
-)
+from ..generation.tree_attention import evaluating
+from ..rl import ProximityReward, WindowSchedule, speedup_reward, target_kl
+from .decoding_costs import decoding_costs
 from .drafter_trainer import DrafterTrainer
 from .ppow_config import PPOWConfig
 from .ppow_sampler import IterationSampler
-from .reward_checks import warn_of_rewarded_refusals
+from .precision_check import warn_of_emulated_bfloat16
+from .reward_checks import is_ours, needs_cost_model, warn_of_rewarded_refusals, warn_of_unread_settings
+from .reward_inputs import RewardLog
+from .skipped_rows import SkippedRows
 from .step_clock import StepClock
-from .window_experience import Experience, ExperienceMaker, window_mask_of
+from .window_checks import check_windows
+from .window_experience import Experience, ExperienceMaker
 from .window_loss import WindowLoss, blockwise_loss
+from .window_metrics import Metrics
 
 logger = logging.get_logger(__name__)
 
 RewardFunc = Callable[..., list]
 
+_BY_SPEEDUP = ("eval_speedup_predicted", "speedup_predicted")
 _PHASES = ("target", "selection", "rollout", "verification", "update")
 
 
@@ -50,7 +51,13 @@ class PPOWTrainer(DrafterTrainer):
     draft tokens with a KL divergence to the target as the anchor.
 
     Batches that are accumulated make one step as one large batch would: their windows are all rolled out before the
-    first of them is learned from, and kept until the last one is.
+    first of them is learned from, and kept until the last one is, and sums are divided by what the whole step counts.
+    Two things are of a micro-batch on its process all the same: the draws (another split draws other windows, by the
+    same law), and what reward functions see. Those of the library judge every window by itself, except the proximity
+    reward with `proximity_epsilon="median"`, whose threshold is the median of one micro-batch.
+
+    Dropout is off, in the loss as in the rollouts: the policy whose log-probabilities are raised is the one that
+    drafted the windows, and decodes.
 
     Example:
 
@@ -73,17 +80,21 @@ class PPOWTrainer(DrafterTrainer):
         args ([`PPOWConfig`], *optional*): Configuration.
         train_dataset ([`~datasets.Dataset`]): Rows with `input_ids` and `loss_mask` (1 on the target's own tokens).
         eval_dataset ([`~datasets.Dataset`], *optional*): Held-out rows. Their prompts are decoded for real, which
-            gives `eval_acceptance_length` (tau, bonus token included) and `eval_speedup_predicted`.
+            gives `eval_acceptance_length` (tau, bonus token included) and, where costs on this machine are known
+            (given, measured or stored), `eval_speedup_predicted`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's tokenizer.
         reward_funcs (`Callable` or `list[Callable]`, *optional*): Reward functions in `GRPOTrainer`'s calling
             convention, see [`~ppow_hf.rl.rewards`]. By default the paper's speedup and proximity rewards; with
-            `cost_ratio="measured"` gamma comes from the cost model.
-        cost_model ([`CostModel`], *optional*): Measured costs. By default found beside the drafter or measured, if
-            `cost_ratio` or a reward function needs it.
+            `cost_ratio="measured"` gamma comes from the cost model. What they log with `log_metric` comes with the
+            trainer's own metrics.
+        cost_model ([`CostModel`], *optional*): Measured costs. By default found beside the drafter or in the user's
+            cache, or measured, with the drafter in the target's dtype, if `cost_ratio`, a reward function or
+            `metric_for_best_model="eval_speedup_predicted"` needs it. The main process's count for all.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
     """
 
+    stage = "ppow"
     _tag_names = ["ppow-hf", "ppow", "speculative-decoding", "drafter"]
     # By the tokens and windows of the whole optimiser step.
     loss_is_scaled_for_ga = True
@@ -114,12 +125,12 @@ class PPOWTrainer(DrafterTrainer):
             train_dataset,
             eval_dataset,
             processing_class,
-            [*(callbacks or []), self._clock],
+            [*(callbacks or []), self._clock, SkippedRows()],
             optimizers,
             kept_columns=None if reward_funcs is not None else (),
         )
-        if train_dataset is not None:
-            _check_some_eligible(train_dataset, args)
+        warn_of_emulated_bfloat16(self.accelerator)
+        check_windows(self, self.target_model, model)
         if reward_funcs is None:
             reward_funcs = [speedup_reward]
             if args.proximity_eta:
@@ -130,25 +141,38 @@ class PPOWTrainer(DrafterTrainer):
                 f"`reward_weights` has {len(args.reward_weights)} entries for {len(self.reward_funcs)} reward "
                 "functions; give one each."
             )
-        if cost_model is None and (args.cost_ratio == "measured" or measured_speedup_reward in self.reward_funcs):
-            cost_model = CostModel.for_models(self.target_model, model)
-        self.cost_model = cost_model
+        warn_of_unread_settings(self.reward_funcs, args)
+        self._find_costs(model, cost_model)
         warn_of_rewarded_refusals(
             self.reward_funcs,
             args.reward_weights,
             args.window_size,
-            cost_model.gamma if args.cost_ratio == "measured" else args.cost_ratio,
-            cost_model,
+            self.cost_model.gamma if args.cost_ratio == "measured" else args.cost_ratio,
+            self.cost_model,
         )
+        self.reward_log = RewardLog()
+        self._logs_of_rewards = not all(map(is_ours, self.reward_funcs))
         self.experience_maker = ExperienceMaker(
             self.target_model,
             args,
             self.reward_funcs,
-            cost_model,
+            self.cost_model,
             processing_class,
             eos_token_ids_of(self.target_model.generation_config),
+            self._reward_kwargs,
         )
         self._forget_rollouts()
+
+    def _find_costs(self, model: DrafterModel, given: CostModel | None) -> None:
+        args = self.args
+        asked = args.cost_ratio == "measured" or needs_cost_model(self.reward_funcs)
+        asked = asked or args.metric_for_best_model in _BY_SPEEDUP
+        costs = given
+        if given is not None or asked or args.eval_decode_prompts:
+            costs = decoding_costs(self.accelerator, self.target_model, model, given, measure=asked)
+        # A reward must not depend on what happens to be stored on a machine: reward functions get what was asked for.
+        self.cost_model = costs if given is not None or asked else None
+        self._decoding_costs = costs
 
     def _forget_rollouts(self) -> None:
         self._schedule: WindowSchedule | None = None
@@ -160,6 +184,7 @@ class PPOWTrainer(DrafterTrainer):
 
     def train(self, *args, **kwargs):
         self._forget_rollouts()
+        self.skipped_rows.total = 0
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -197,6 +222,7 @@ class PPOWTrainer(DrafterTrainer):
         if self._micro_step == 0 and (fresh or not self._buffer):
             batches, self._batches = self._batches or [inputs], []
             self._buffer = []
+            self.reward_log.extra = {}
             for index, batch in enumerate(batches):
                 batch = super()._prepare_inputs(batch)
                 self._buffer.append(self._generate_and_score_completions(batch, index))
@@ -222,11 +248,31 @@ class PPOWTrainer(DrafterTrainer):
                 seed=seed,
                 # The mixed precision of the training pass, which accelerate puts around `forward` alone.
                 precision=self.accelerator.autocast,
+                measure_criticality=self._is_logged(step),
             )
             drafter.train(was_training)
+        self.training_cost.add(inputs["attention_mask"].sum() + experience.mask.sum())
         experience.metrics["adaw"] = (float(law == "adaw"), 1.0)
-        self._collect(experience.metrics)
+        table = self._collect(experience.metrics)
+        self.skipped_rows.total += round(table["skipped_rows"][0])
+        if self._logs_of_rewards:
+            # Apart from what is checked to be finite: what a reward function logs is no sign of a divergence.
+            self.reward_log.add(self._over_processes(self.reward_log.take_metrics()))
         return experience
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether a step on the rollouts made before `step` is one that is logged."""
+        args = self.args
+        if step == 0 and args.logging_first_step:
+            return True
+        if args.logging_strategy != IntervalStrategy.STEPS:
+            return False
+        return any((step + ahead) % self.state.logging_steps == 0 for ahead in range(1, args.num_iterations + 1))
+
+    def _reward_kwargs(self) -> dict[str, Any]:
+        """What `GRPOTrainer` gives reward functions beside texts and columns of the dataset."""
+        log = self.reward_log
+        return {"trainer_state": self.state, "log_metric": log.log_metric, "log_extra": log.log_extra}
 
     def _law(self, step: int) -> str:
         if self._schedule is None:
@@ -274,9 +320,7 @@ class PPOWTrainer(DrafterTrainer):
         self._collect(metrics)
         return (loss, {}) if return_outputs else loss
 
-    def _compute_loss(
-        self, model: nn.Module, experience: Experience
-    ) -> tuple[torch.Tensor, dict[str, tuple[float, float]]]:
+    def _compute_loss(self, model: nn.Module, experience: Experience) -> tuple[torch.Tensor, Metrics]:
         args = self.args
         logits = self._window_logits(model, experience, experience.inputs["window_tokens"])
         fresh = self.state.global_step % args.num_iterations == 0
@@ -292,7 +336,9 @@ class PPOWTrainer(DrafterTrainer):
         self, model: nn.Module, experience: Experience, window_tokens: torch.LongTensor
     ) -> torch.Tensor:
         """Draft logits along windows, `(N, K, draft_vocab_size)`, in the dtype of the pass."""
-        output = model(**{**experience.inputs, "window_tokens": window_tokens})
+        # In the mode of the rollouts: with dropout it would be another policy, whose ratios do not begin at 1.
+        with evaluating(self.accelerator.unwrap_model(self.model)):
+            output = model(**{**experience.inputs, "window_tokens": window_tokens})
         return torch.stack([step[experience.chosen].flatten(0, 1) for step in output.logits], dim=1)
 
     def _anchor(self, model: nn.Module, experience: Experience) -> tuple[torch.Tensor, tuple[float, float]]:
@@ -310,16 +356,28 @@ class PPOWTrainer(DrafterTrainer):
 
     # ---- metrics ---------------------------------------------------------------------------------------------------
 
-    def _collect(self, metrics: dict[str, tuple[float, float]]) -> None:
-        """Keeps sums and counts over all processes for [`~DrafterTrainer.log`]."""
-        names = sorted(self._all_names(metrics))
-        values = [metrics.get(name, (0.0, 0.0)) for name in names]
-        table = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
-        table = dict(zip(names, self.accelerator.reduce(table, reduction="sum").tolist(), strict=True))
+    @property
+    def skipped_rows(self) -> SkippedRows:
+        """The count of rows without room for a window. Looked up, since resuming puts a new one in its place."""
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, SkippedRows))
+
+    def _collect(self, metrics: Metrics) -> Metrics:
+        """Keeps sums and counts over all processes for [`~DrafterTrainer.log`], and returns them."""
+        table = self._over_processes(metrics)
         self._check_finite(table)
         self._metrics["train"].add(table)
+        return table
 
-    def _all_names(self, metrics: dict[str, tuple[float, float]]) -> set[str]:
+    def _over_processes(self, metrics: Metrics) -> Metrics:
+        names = sorted(self._all_names(metrics))
+        if not names:
+            return {}
+        values = [metrics.get(name, (0.0, 0.0)) for name in names]
+        table = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
+        sums = self.accelerator.reduce(table, reduction="sum").tolist()
+        return {name: (total, count) for name, (total, count) in zip(names, sums, strict=True)}
+
+    def _all_names(self, metrics: Metrics) -> set[str]:
         if self.accelerator.num_processes == 1:
             return set(metrics)
         gathered = [None] * self.accelerator.num_processes
@@ -336,6 +394,9 @@ class PPOWTrainer(DrafterTrainer):
             # Counted over all processes.
             logs["windows_per_second"] = self._metrics["train"].count("accepted_length") / max(total, 1e-9)
             made.clear()
+            logs["skipped_rows_total"] = float(self.skipped_rows.total)
+            own = self._metrics["train"]
+            logs.update(self.reward_log.take_means(lambda name: name in logs or own.count(name) > 0))
         super().log(logs, start_time)
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
@@ -345,18 +406,5 @@ class PPOWTrainer(DrafterTrainer):
         return EvalLoopOutput(predictions=None, label_ids=None, metrics={}, num_samples=len(dataloader.dataset))
 
     def _evaluation_costs(self) -> CostModel | None:
-        if self.cost_model is not None:
-            return self.cost_model
-        return CostModel(gamma=self.args.cost_ratio)
-
-
-def _check_some_eligible(dataset: Dataset, args: PPOWConfig) -> None:
-    """Refuses a dataset in which no row has room for a window."""
-    for row in dataset.select_columns("loss_mask"):
-        mask = torch.tensor(row["loss_mask"][: args.max_length], dtype=torch.bool)[None]
-        if mask.shape[1] and eligible_starts(window_mask_of(mask), args.window_size).any():
-            return
-    raise ValueError(
-        f"No row of `train_dataset` has room for a window of `window_size`={args.window_size} tokens behind a token "
-        "of the target's own. Use a shorter window, a larger `max_length`, or longer responses."
-    )
+        # Without measured costs there is no prediction: `cost_ratio` alone would let verification be free.
+        return self._decoding_costs

@@ -1,15 +1,39 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""What is said about the rewards of a run before it begins."""
+"""What is asked about the rewards of a run, and said, before it begins."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
 from ..generation import CostModel
-from ..rl import ProximityReward, measured_speedup_reward, speedup_reward
+from ..rl import ProximityReward, measured_speedup_reward, speedup_reward, unwrap_partial
+
+if TYPE_CHECKING:
+    from .ppow_config import PPOWConfig
 
 logger = logging.get_logger(__name__)
+
+_OURS = "ppow_hf.rl.rewards"
+
+
+def is_ours(reward_func: Callable) -> bool:
+    """Whether a reward function is of this library, whose needs are known."""
+    return getattr(unwrap_partial(reward_func)[0], "__module__", None) == _OURS
+
+
+def is_proximity(reward_func: Callable) -> bool:
+    """Whether a reward function is the proximity reward."""
+    return isinstance(unwrap_partial(reward_func)[0], ProximityReward)
+
+
+def needs_cost_model(reward_funcs: Sequence[Callable]) -> bool:
+    """Whether one of the reward functions reads measured costs and does not bring its own."""
+    pairs = map(unwrap_partial, reward_funcs)
+    return any(function is measured_speedup_reward and "cost_model" not in held for function, held in pairs)
 
 
 def warn_of_rewarded_refusals(
@@ -30,13 +54,14 @@ def warn_of_rewarded_refusals(
         cost_model ([`CostModel`], *optional*): Of the measured speedup reward.
     """
     weights = [1.0] * len(reward_funcs) if reward_weights is None else reward_weights
-    miss = sum(w * f.eta for f, w in zip(reward_funcs, weights, strict=True) if isinstance(f, ProximityReward))
-    hit = 0.0
-    for function, weight in zip(reward_funcs, weights, strict=True):
-        if function in (speedup_reward, measured_speedup_reward):
-            none, one = function(
-                accepted=[0, 1], window_size=window_size, cost_ratio=cost_ratio, cost_model=cost_model
-            )
+    miss = hit = 0.0
+    for reward_func, weight in zip(reward_funcs, weights, strict=True):
+        function, held = unwrap_partial(reward_func)
+        if isinstance(function, ProximityReward):
+            miss += weight * function.eta
+        elif function in (speedup_reward, measured_speedup_reward):
+            facts = {"window_size": window_size, "cost_ratio": cost_ratio, "cost_model": cost_model, **held}
+            none, one = function(**{**facts, "accepted": [0, 1]})
             hit += weight * (one - none)
     if hit > 0 and miss >= hit:
         logger.warning(
@@ -48,3 +73,42 @@ def warn_of_rewarded_refusals(
 
 def _example(hit: float) -> str:
     return "0.5" if hit > 0.5 else f"{hit / 2:.2g}"
+
+
+def warn_of_unread_settings(reward_funcs: Sequence[Callable], args: PPOWConfig) -> None:
+    """
+    Warns of settings of rewards that none of the reward functions goes by (ours).
+
+    Args:
+        reward_funcs (`Sequence[Callable]`): Reward functions. One that is not of this library may read `cost_ratio`.
+        args ([`PPOWConfig`]): Configuration; only what differs from its defaults was asked for.
+    """
+    pairs = [unwrap_partial(reward_func) for reward_func in reward_funcs]
+    near = [(function.eta, function.epsilon) for function, _ in pairs if isinstance(function, ProximityReward)]
+    asked = _changed(args, ("proximity_eta", "proximity_epsilon"))
+    # An eta of 0 asks for no such reward.
+    if asked and (args.proximity_eta or near) and (args.proximity_eta, args.proximity_epsilon) not in near:
+        found = "none" if not near else " and ".join(f"one with eta={eta}, epsilon={eps!r}" for eta, eps in near)
+        logger.warning(
+            f"{_said(asked)} not used: `reward_funcs` was given, and of proximity rewards it holds {found}. Put "
+            "`ProximityReward(eta, epsilon)` with the wanted values into `reward_funcs`, or leave the setting out."
+        )
+    reads = any(
+        "cost_ratio" not in held and (function is speedup_reward or not is_ours(function)) for function, held in pairs
+    )
+    asked = _changed(args, ("cost_ratio",))
+    if asked and args.cost_ratio != "measured" and not reads:
+        logger.warning(
+            f"{_said(asked)} not used: no function of `reward_funcs` reads it. Measured costs come from `cost_model`; "
+            "add `speedup_reward` to be rewarded by this number, or leave the setting out."
+        )
+
+
+def _changed(args: PPOWConfig, names: Sequence[str]) -> dict[str, Any]:
+    values = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in values.items() if value != args.__dataclass_fields__[name].default}
+
+
+def _said(values: dict[str, Any]) -> str:
+    named = " and ".join(f"`{name}={value!r}`" for name, value in values.items())
+    return f"{named} {'is' if len(values) == 1 else 'are'}"

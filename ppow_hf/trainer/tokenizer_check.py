@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..generation.call_checks import eos_token_ids_of
+from ..end_tokens import eos_token_ids_of
 
 logger = logging.get_logger(__name__)
 

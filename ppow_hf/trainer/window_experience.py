@@ -14,14 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from ..rl import (
-    ProximityReward,
     Rollouts,
     SelectedWindows,
     TargetPrefix,
     Verification,
     acceptance_probabilities,
-    combine_rewards,
-    combine_token_rewards,
+    combine_all_rewards,
     criticality,
     greedy_accepted,
     group_advantages,
@@ -40,6 +38,8 @@ from ..rl import (
     window_values,
 )
 from .ppow_config import PPOWConfig
+from .reward_checks import is_ours, is_proximity
+from .reward_inputs import texts_of_windows
 from .window_metrics import Metrics, acceptance_metrics, reward_metrics, selection_metrics
 
 
@@ -95,6 +95,8 @@ class ExperienceMaker:
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): Decodes prompts and windows for
             reward functions that want text.
         eos_token_ids (`frozenset[int]`): Tokens that end the text.
+        reward_kwargs (`Callable[[], dict]`, *optional*): Gives further keywords of the reward functions, asked for
+            whenever these are called.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class ExperienceMaker:
         cost_model: CostModel | None,
         processing_class: PreTrainedTokenizerBase | None,
         eos_token_ids: frozenset[int],
+        reward_kwargs: Callable[[], dict[str, Any]] = dict,
     ):
         self.target = target
         self.args = args
@@ -112,9 +115,11 @@ class ExperienceMaker:
         self.cost_model = cost_model
         self.processing_class = processing_class
         self.eos_token_ids = eos_token_ids
+        self.reward_kwargs = reward_kwargs
         self.seconds: dict[str, float] = {}
         # The target's own windows cost passes of their own, which only the proximity reward (or an unknown one) needs.
-        self.needs_gap = any(isinstance(f, ProximityReward) or not _is_ours(f) for f in self.reward_funcs)
+        self.needs_gap = any(is_proximity(f) or not is_ours(f) for f in self.reward_funcs)
+        self.needs_texts = not all(map(is_ours, self.reward_funcs))
 
     @contextmanager
     def timed(self, phase: str):
@@ -138,6 +143,7 @@ class ExperienceMaker:
         seed: int,
         precision: Callable[[], AbstractContextManager],
         rollout_seed: int | None = None,
+        measure_criticality: bool = False,
     ) -> Experience:
         """
         Args:
@@ -148,6 +154,8 @@ class ExperienceMaker:
             precision (`Callable[[], AbstractContextManager]`): Makes the context in which the drafter runs, e.g. mixed
                 precision; the policy that is rolled out should be the one that is trained.
             rollout_seed (`int`, *optional*): Of the rollouts alone, to draw others from the same starts.
+            measure_criticality (`bool`, *optional*, defaults to `False`): Log the criticality of windows under the
+                uniform law too, for one more pass of the drafter; what is drawn stays the same.
         """
         args = self.args
         input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
@@ -161,13 +169,13 @@ class ExperienceMaker:
             prefix = target_prefix(self.target, input_ids, attention_mask, drafter.feature_layer_ids)
         with self.timed("selection"):
             values = None
-            if law == "adaw":
+            if law == "adaw" or measure_criticality:
                 values = self._criticality(drafter, prefix, loss_mask, precision)
             selected = select_windows(
                 loss_mask,
                 args.window_size,
                 args.num_windows,
-                values=values,
+                values=values if law == "adaw" else None,
                 uniform_share=args.uniform_share,
                 min_distance=args.min_distance,
                 generator=generator,
@@ -270,9 +278,11 @@ class ExperienceMaker:
             accepted = survived.sum(-1)
         advantages = torch.zeros(len(tokens), device=target.device)
         if len(tokens):
-            facts = {
+            facts = {}
+            if self.needs_texts:
                 # First, so that no column of the dataset takes the place of a fact about the window.
-                **self._texts(inputs, selected, tokens, mask),
+                facts = texts_of_windows(inputs, selected, tokens, mask, args.num_generations, self.processing_class)
+            facts |= {
                 "completion_ids": [row[keep].tolist() for row, keep in zip(tokens.cpu(), mask.cpu(), strict=True)],
                 "accepted": accepted.tolist(),
                 "first_rejected": (refused_at == 0).tolist(),
@@ -280,12 +290,13 @@ class ExperienceMaker:
                 "window_size": mask.sum(-1).tolist(),
                 "cost_ratio": self.cost_model.gamma if args.cost_ratio == "measured" else args.cost_ratio,
                 "cost_model": self.cost_model,
+                **self.reward_kwargs(),
             }
             if preferred is not None:
                 plain = verification.plain_log_probs[chosen].flatten(0, 1)
                 facts["target_gap"] = self._target_gap(preferred, chosen, plain, mask).tolist()
             advantages = self._advantages(facts, mask, refused_at, metrics).to(target.device)
-            metrics |= acceptance_metrics(survived, mask)
+            metrics |= acceptance_metrics(survived)
         experience = Experience(
             inputs={
                 "input_ids": prefix.input_ids,
@@ -332,8 +343,7 @@ class ExperienceMaker:
     ) -> torch.Tensor:
         """Advantages of the windows, `(N,)`, or of their tokens, `(N, K)`, where those differ."""
         args = self.args
-        total, table = combine_rewards(self.reward_funcs, args.reward_weights, **facts)
-        by_token = combine_token_rewards(self.reward_funcs, args.reward_weights, args.window_size, **facts)
+        total, table, by_token = combine_all_rewards(self.reward_funcs, args.reward_weights, args.window_size, **facts)
         groups = total.view(-1, args.num_generations)
         advantages = group_advantages(groups, args.scale_rewards).flatten()
         if args.baseline == "survivors":
@@ -362,25 +372,6 @@ class ExperienceMaker:
             return prefix_credit_mask(refused_at, mask.shape[1], mask).to(target.dtype)
         return reach_probabilities(target, draft, mask)
 
-    def _texts(
-        self, inputs: dict[str, Any], selected: SelectedWindows, tokens: torch.LongTensor, mask: torch.Tensor
-    ) -> dict[str, list]:
-        """What only reward functions of the user's read: text, and the other columns of the dataset."""
-        if all(map(_is_ours, self.reward_funcs)):
-            return {}
-        rows = selected.mask.nonzero()[:, 0].tolist()
-        rows = [row for row in rows for _ in range(self.args.num_generations)]
-        tensors = ("input_ids", "attention_mask", "loss_mask")
-        texts = {name: [values[row] for row in rows] for name, values in inputs.items() if name not in tensors}
-        if self.processing_class is not None:
-            starts = selected.starts[selected.mask].tolist()
-            starts = [start for start in starts for _ in range(self.args.num_generations)]
-            prompts = [inputs["input_ids"][row, :start] for row, start in zip(rows, starts, strict=True)]
-            texts["prompts"] = self.processing_class.batch_decode(prompts)
-            windows = [row[keep] for row, keep in zip(tokens, mask, strict=True)]
-            texts["completions"] = self.processing_class.batch_decode(windows)
-        return texts
-
     def _add_text_windows(
         self, experience: Experience, drafter: DrafterModel, prefix: TargetPrefix, selected: SelectedWindows
     ) -> None:
@@ -400,8 +391,3 @@ class ExperienceMaker:
             kept, total = kept.float(), logits.float().logsumexp(-1, keepdim=True)
             probs.append((kept - total).exp().unflatten(0, place.shape))
         experience.text_probs = torch.cat(probs) if probs else None
-
-
-def _is_ours(reward_func: Callable) -> bool:
-    """Whether a reward function is of this library, whose needs are known."""
-    return getattr(reward_func, "__module__", None) == "ppow_hf.rl.rewards"

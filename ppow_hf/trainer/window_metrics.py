@@ -13,9 +13,11 @@ Metrics = dict[str, tuple[float, float]]
 
 def selection_metrics(selected: SelectedWindows, values: torch.Tensor | None) -> Metrics:
     """
+    Rows without room for a window, as a mean over micro-batches, and the mean criticality of windows.
+
     Args:
         selected ([`SelectedWindows`]): The chosen windows.
-        values (`torch.Tensor` of shape `(B, T)`, *optional*): Criticality by which they were chosen, if they were.
+        values (`torch.Tensor` of shape `(B, T)`, *optional*): Criticality of the windows, if it was measured.
     """
     metrics = {"skipped_rows": (float(selected.skipped_rows), 1.0)}
     if values is not None:
@@ -25,23 +27,24 @@ def selection_metrics(selected: SelectedWindows, values: torch.Tensor | None) ->
     return metrics
 
 
-def acceptance_metrics(survived: torch.Tensor, mask: torch.Tensor) -> Metrics:
+def acceptance_metrics(survived: torch.Tensor) -> Metrics:
     """
     Accepted length, windows of which nothing is accepted, and acceptance by position, all of the same kind.
 
+    All are shares of all windows. One that the end of the text has cut short has no token to be accepted at its later
+    positions, so that acceptance never rises along the window and its sum is the accepted length.
+
     Args:
-        survived (`torch.Tensor` of shape `(N, K)`): Whether each token is accepted with all before it, or how likely.
-        mask (`torch.Tensor` of shape `(N, K)`): Drafted positions.
+        survived (`torch.Tensor` of shape `(N, K)`): Whether each token is accepted with all before it, or how likely;
+            0 behind the end of a window.
     """
     count = float(len(survived))
-    accepted, drafted = survived.float().sum(0).tolist(), mask.sum(0).tolist()
-    metrics = {
+    accepted = survived.float().sum(0).tolist()
+    return {
         "accepted_length": (sum(accepted), count),
         "share_none_accepted": (count - accepted[0], count),
+        **{f"acceptance/position_{k}": (total, count) for k, total in enumerate(accepted)},
     }
-    for k, (total, possible) in enumerate(zip(accepted, drafted, strict=True)):
-        metrics[f"acceptance/position_{k}"] = (total, float(possible))
-    return metrics
 
 
 def reward_metrics(

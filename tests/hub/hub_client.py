@@ -129,29 +129,29 @@ def command(*, arguments: list[str]) -> dict:
     return {"exit_code": result.exit_code, "output": result.output, "error": str(result.exception or "")}
 
 
-def train_and_push(target: str, drafter: str, output_dir: str, repo_id: str) -> dict:
-    """A trainer's push at the end of (no) training, and of a checkpoint."""
+def train_and_push(target: str, drafter: str, output_dir: str, repo_id: str, stage: str = "supervised") -> dict:
+    """A trainer's push at the end of (hardly any) training, and of a checkpoint."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
-    from ppow_hf import AutoDrafter, DrafterSFTConfig, DrafterSFTTrainer
+    from ppow_hf import AutoDrafter, DrafterSFTConfig, DrafterSFTTrainer, PPOWConfig, PPOWTrainer
     from ppow_hf.hub.push_drafter import push_checkpoint, push_trainer
 
     rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 8, 9, 10]] * 2, "loss_mask": [[0, 0, 1, 1, 1, 1]] * 2})
-    args = DrafterSFTConfig(
-        output_dir,
-        hub_model_id=repo_id,
-        max_steps=1,
-        save_steps=1,
-        report_to=[],
-        use_cpu=True,
-        hub_token="hf_argument",
-    )
-    trainer = DrafterSFTTrainer(
+    options = {"hub_model_id": repo_id, "max_steps": 1, "report_to": [], "use_cpu": True, "hub_token": "hf_argument"}
+    options |= {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    options |= {"eval_on_start": True, "eval_decode_new_tokens": 6, "eval_window": "fixed:3"}
+    if stage == "ppow":
+        windows = {"window_size": 2, "num_generations": 4, "num_windows": 1}
+        trainer_class, args = PPOWTrainer, PPOWConfig(output_dir, **options, **windows)
+    else:
+        trainer_class, args = DrafterSFTTrainer, DrafterSFTConfig(output_dir, **options)
+    trainer = trainer_class(
         model=AutoDrafter.from_pretrained(drafter),
         target_model=AutoModelForCausalLM.from_pretrained(target),
         args=args,
         train_dataset=rows,
+        eval_dataset=rows,
     )
     trainer.train()
     args.hub_token = None

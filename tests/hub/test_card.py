@@ -256,6 +256,47 @@ def test_runs_of_one_stage_are_told_together(folder):
     assert "was not trained on windows" not in text
 
 
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({}, "Training on windows: not recorded."),
+        ({"stage": "supervised"}, "Training on windows: not recorded."),
+        ({"stage": "supervised", "arguments": {"drafter": "runs/x"}}, "Training on windows: not recorded."),
+        ({"stage": "supervised", "arguments": {"drafter": None}}, "No PPOW stage: this drafter was not trained on"),
+        (
+            {"stage": "supervised", "arguments": {"drafter": None}, "training": {"window_reward_weight": 1.0}},
+            "No PPOW stage with rollouts: trained on PPOW's expected reward in closed form (weight 1).",
+        ),
+        (
+            {"stage": "supervised", "training": {"window_reward_weight": 1.0}},
+            "A PPOW stage with rollouts: not recorded; trained on PPOW's expected reward in closed form (weight 1).",
+        ),
+        ({"stage": "ppow"}, None),
+        ({"stage": "supervised", "started_from": {"stage": "ppow"}}, None),
+    ],
+)
+def test_that_there_was_no_ppow_stage_is_said_only_where_all_stages_are_recorded(bare, tmp_path, record, said):
+    shutil.copytree(bare, tmp_path / "bare")
+    for step in (record, {"stage": "supervised", "arguments": {"drafter": "x"}, "continued_from": record}):
+        (tmp_path / "bare" / "provenance.json").write_text(json.dumps(step))
+        text = write_card(tmp_path / "bare").read_text()
+        assert said is None or f"- {said}" in text
+        assert ("No PPOW stage" in text) == (said is not None and said.startswith("No PPOW"))
+        assert ("windows: not recorded" in text) == (said is not None and said.startswith("Training on"))
+
+
+def test_the_log_is_that_of_the_last_run(bare, tmp_path):
+    """Also where that one was supervised and the one before was not."""
+    shutil.copytree(bare, tmp_path / "bare")
+    (tmp_path / "bare" / "training_log.json").write_text('{"global_step": 77}')
+    before = {"stage": "ppow", "training": {"seed": 1}}
+    last = {"stage": "supervised", "training": {"seed": 2}, "started_from": before}
+    (tmp_path / "bare" / "provenance.json").write_text(json.dumps(last))
+    stages = write_card(tmp_path / "bare").read_text().split("### Supervised stage")[1]
+    supervised, ppow = stages.split("### PPOW stage")
+    assert "| optimiser steps | 77 |" in supervised and "optimiser steps" not in ppow
+
+
 # ---- what is missing -----------------------------------------------------------------------------------------------
 
 
@@ -269,6 +310,7 @@ def test_what_was_not_measured_is_said(bare, tmp_path):
         "Carbon: not measured",
         "Training time: not measured",
         "This drafter: not recorded",
+        "Training on windows: not recorded.",
     ):
         assert sentence in text
     assert "eval_results" not in text and "model-index" not in text and "custom_generate" not in text

@@ -247,6 +247,30 @@ def test_trainer_pushes_the_drafter_only(hub, client, drafter_folder, target_fol
     assert "training_args.bin" in dict(results["end"]["left_out"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "shown"), [("supervised", "supervised"), ("ppow", "PPOW")])
+def test_a_trainers_push_tells_of_its_training(hub, client, drafter_folder, target_folder, tmp_path, stage, shown):
+    output = tmp_path / "output"
+    arguments = {"target": target_folder, "drafter": drafter_folder, "repo_id": REPO, "stage": stage}
+    results = client.call("train_and_push", output_dir=output, **arguments)
+    files = remote(hub).files()
+    facts, card = json.loads(files["provenance.json"]), files["README.md"].decode()
+    assert (facts["stage"], facts["steps"]) == (stage, 1)
+    assert json.loads(files["training_log.json"])["global_step"] == 1
+    assert f"| Training stages | {shown} |" in card and "| optimiser steps | 1 |" in card
+    initial = json.loads((output / "initial" / "acceptance.json").read_text())["acceptance_length"]
+    assert facts["initial"]["acceptance_length"] == initial
+    assert f"| held-out acceptance length before the first step | {initial:.3f} |" in card
+    assert f"| best `eval_acceptance_length` during training, at step {facts['best']['step']} |" in card
+    # Not known: what the drafter had been trained on before.
+    assert "No PPOW stage" not in card and ("Training on windows: not recorded." in card) == (stage == "supervised")
+    assert ("| `window_size` | 2 |" in card) == (stage == "ppow")
+    for name in ("provenance.json", "training_log.json"):
+        assert str(tmp_path).encode() not in files[name]
+    left_out = dict(results["end"]["left_out"])
+    assert "training_args.bin" in left_out and "training_provenance.json" not in left_out
+
+
 def test_command(hub, client, drafter_folder):
     arguments = [str(drafter_folder), "--repo", REPO]
     dry = client.call("command", arguments=[*arguments, "--dry-run", "--private"])

@@ -1,13 +1,22 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Pushing while training: a name that cannot work is refused before the first step, and no failure ends a training."""
+"""
+Pushing while training: a name that cannot work is refused before the first step, and no failure ends a training. What
+a training has recorded is what its card says.
+"""
 
+import json
 import tempfile
 
 import pytest
 
-from ppow_hf.hub.push_drafter import push_checkpoint
+from ppow_hf import AutoDrafter
+from ppow_hf.hub.card import write_card
+from ppow_hf.hub.card_facts import read_provenance
+from ppow_hf.hub.push_drafter import copy_facts, push_checkpoint
+from tests.testing_utils import tiny_eagle3, tiny_target
 from tests.trainer.common import sft_trainer
+from tests.trainer.ppow_common import QUIET, ppow_trainer
 
 
 @pytest.mark.parametrize("name", ["my run 1", "org/my run", "a/b/c", "-drafter", "drafter.git"])
@@ -51,3 +60,69 @@ def test_neither_does_a_name_or_a_disk(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no disk"))
     assert push_checkpoint(trainer, checkpoint) is None
     assert "no disk" in caplog.text and "Training goes on." in caplog.text
+
+
+# ---- what the card says --------------------------------------------------------------------------------------------
+
+
+def card_of(folder) -> str:
+    return write_card(folder).read_text()
+
+
+def test_the_card_of_a_training_output_tells_of_its_stages(tmp_path):
+    target = tiny_target()
+    drafter = tiny_eagle3(target, draft_vocab_size=48)
+    first = sft_trainer(tmp_path / "sft", drafter, target, ttt_steps=2)
+    first.train()
+    first.save_model()
+    text = card_of(tmp_path / "sft")
+    assert "| Training stages | supervised |" in text and "| optimiser steps | 4 |" in text
+    # The record does not say what was before.
+    assert "Training on windows: not recorded." in text and "No PPOW stage" not in text
+    second = ppow_trainer(tmp_path / "ppow", drafter, target, max_steps=3, **QUIET)
+    second.train()
+    second.save_model()
+    text = card_of(tmp_path / "ppow")
+    assert "| Training stages | supervised, PPOW |" in text
+    assert "| optimiser steps | 4 |" in text and "| optimiser steps | 3 |" in text
+    assert "| `ttt_steps` | 2 |" in text and "| `num_generations` | 4 |" in text
+    assert "windows: not recorded" not in text and "No PPOW stage" not in text
+    assert "Supervised stage:" in text and "PPOW stage:" in text, "their times"
+
+
+def test_a_drafter_that_was_not_trained_here_claims_nothing(tmp_path):
+    trainer = ppow_trainer(tmp_path, **QUIET)
+    trainer.save_model()
+    text = card_of(tmp_path)
+    assert "| Training stages | not recorded |" in text and "Training on windows: not recorded." in text
+    assert "No PPOW stage" not in text
+
+
+def test_the_record_of_other_weights_is_not_told(tmp_path):
+    """A training into the folder of a finished drafter leaves of the old record what its owner has added."""
+    old = {"stage": "supervised", "result": {"train_runtime": 99.0}, "license": "mit", "notes": ["old"]}
+    (tmp_path / "provenance.json").write_text(json.dumps(old))
+    trainer = ppow_trainer(tmp_path, **QUIET)
+    trainer.train()
+    trainer.save_model()
+    facts = read_provenance(tmp_path)
+    assert (facts["stage"], facts["license"]) == ("ppow", "mit") and "notes" not in facts
+    text = card_of(tmp_path)
+    assert "| Training stages | PPOW |" in text and "This drafter: mit" in text and "99 seconds" not in text
+    # Finished in place: what was added to this very training counts.
+    finished = {**json.loads((tmp_path / "training_provenance.json").read_text()), "calibration": {"figures": {}}}
+    (tmp_path / "provenance.json").write_text(json.dumps(finished))
+    assert read_provenance(tmp_path) == finished
+
+
+def test_a_drafter_loaded_from_a_training_output_takes_the_record_along(tmp_path):
+    trainer = ppow_trainer(tmp_path / "out", **QUIET)
+    trainer.provenance = {"arguments": {"responses": [str(tmp_path / "responses")]}}
+    trainer.train()
+    trainer.save_model()
+    drafter = AutoDrafter.from_pretrained(str(tmp_path / "out"))
+    drafter.save_pretrained(tmp_path / "stage")
+    copy_facts(tmp_path / "out", tmp_path / "stage")
+    text = (tmp_path / "stage" / "provenance.json").read_text()
+    assert json.loads(text)["stage"] == "ppow" and json.loads(text)["arguments"] == {"responses": ["responses"]}
+    assert str(tmp_path) not in text

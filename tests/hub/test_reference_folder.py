@@ -54,4 +54,5 @@ def test_the_folder_is_what_push_sends(folder, tmp_path):
     before, after = contents(folder), contents(copy)
     assert before.keys() == after.keys()
     assert [name for name in after if after[name] != before[name]] == []
+    assert len(after["model.safetensors"]) <= 24e6
     assert sum(len(data) for data in after.values()) < 30e6

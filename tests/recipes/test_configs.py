@@ -2,12 +2,14 @@
 # Licensed under the Apache License, Version 2.0.
 """Every YAML file under `trainers/` is one that its script understands."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from ppow_hf.evaluation.compare import PromptOutcome
 from ppow_hf.scripts import sft_drafter, train_ppow
 from ppow_hf.trainer import DrafterSFTConfig, PPOWConfig
 from tests.recipes.loaded_script import loaded_script
@@ -19,6 +21,10 @@ FILES = [*sorted((TRAINERS / "configs").glob("*.yaml")), *sorted((TRAINERS / "re
 # Those of several runs each, which a script of their own reads.
 EXPERIMENTS = [path for path in FILES if "arms" in yaml.safe_load(path.read_text())]
 FILES = [path for path in FILES if path not in EXPERIMENTS]
+
+
+def stage_of(path: Path) -> str:
+    return "ppow" if "num_generations" in yaml.safe_load(path.read_text()) else "sft"
 
 
 def parse(stage: str, path: Path):
@@ -36,8 +42,7 @@ def parse(stage: str, path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_training_configs(path):
-    stage = "ppow" if path.name.startswith("ppow") else "sft"
-    _, training_args = parse(stage, path)
+    _, training_args = parse(stage_of(path), path)
     if training_args.load_best_model_at_end:
         assert (training_args.metric_for_best_model, training_args.greater_is_better) == (
             "eval_acceptance_length",
@@ -72,6 +77,50 @@ def test_an_arm_trained_with_other_options_is_not_taken(script, tmp_path, capsys
     run["options"]["beta"] = 0.3
     with pytest.raises(ValueError, match="begun with other options .beta.: remove it"):
         script.train("arm", run, threads=1)
+
+
+def small_experiment(folder: Path) -> dict:
+    """Three arms, one with data of its own, and the block that two of them are made of."""
+    block = {"stage": "sft", "seeds": [0]}
+    return {
+        "init": str(folder / "first"),
+        "responses": ["runs/responses"],
+        "output": str(folder),
+        "baseline": "init",
+        "common": {"max_steps": 4, "holdout": 3},
+        "sft": block,
+        "arms": {"cst": block, "more": {**block, "responses": "runs/more"}, "later": {**block, "stage": "ppow"}},
+    }
+
+
+def test_an_arm_may_have_data_of_its_own(script, tmp_path):
+    config = small_experiment(tmp_path)
+    runs = script.runs_of(config, None)
+    responses = {run["arm"]: run["options"]["responses"] for run in runs.values()}
+    assert responses == {"cst": ["runs/responses"], "more": ["runs/more"], "later": ["runs/responses"]}
+    for name, run in runs.items():
+        assert run["options"]["output_dir"] == str(tmp_path / name)
+        assert {"max_steps": 4, "holdout": 3, "seed": 0, "data_seed": 0}.items() <= run["options"].items()
+    assert config == small_experiment(tmp_path), "the configuration stays as it was"
+
+
+def test_what_is_recorded_is_what_ran(script, tmp_path):
+    config = small_experiment(tmp_path)
+    runs = script.runs_of(config, ["cst", "more"])
+    for name, facts in (("cst-seed0", {}), ("more-seed0", {"cost": {"seconds": 2.5, "target_tokens": 77}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training_provenance.json").write_text(json.dumps({"result": {}, **facts}))
+        (tmp_path / name / "training_log.json").write_text(json.dumps({"global_step": 4, "log_history": [{"kl": 1}]}))
+    outcomes = {name: [PromptOutcome("gsm8k", 10, 5)] for name in ("init", *runs)}
+    results = script.results_of(config, runs, {5: outcomes})
+    assert set(results["config"]["arms"]) == {"cst", "more"} and "sft" not in results["config"]
+    assert results["config"]["arms"]["more"]["responses"] == "runs/more"
+    assert results["config"]["init"] == "first" and results["config"]["common"] == config["common"]
+    assert {name: entry["cost"] for name, entry in results["training"].items()} == {
+        "cst-seed0": None,
+        "more-seed0": {"seconds": 2.5, "target_tokens": 77},
+    }
+    assert results["training"]["cst-seed0"]["steps"] == 4
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)

@@ -74,6 +74,16 @@ def test_from_an_earlier_drafter(folders, tmp_path):
     assert trained.config.draft_vocab_size == 60 and not equal(trained.state_dict(), start)
 
 
+def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(folders, tmp_path):
+    saving = ("--save_strategy", "steps", "--save_steps", 1, "--max_steps", 3, "--seed", 4)
+    whole, _ = sft(folders, tmp_path / "run", *saving)
+    for name in ("model.safetensors", "optimizer.pt"):
+        file = tmp_path / "run" / "checkpoint-3" / name
+        file.write_bytes(file.read_bytes()[:100])
+    resumed, _ = sft(folders, tmp_path / "run", *saving)
+    assert equal(whole.state_dict(), resumed.state_dict())
+
+
 @pytest.mark.parametrize("initialization", ["target", "random"])
 def test_initializations(folders, tmp_path, initialization):
     more = ("--initialization", initialization, "--draft_vocab_size", 50, "--learning_rate", 0, "--seed", 3)

@@ -152,6 +152,44 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(baseline):
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("acceptance", "credit", "unbiased"),
+    [
+        ("sampled", "window", True),
+        ("sampled", "prefix", True),
+        ("expected", "window", True),
+        # What is refused at the edge: the drawn mismatch weighs a token by its reach, which its reward has done.
+        ("expected", "prefix", False),
+    ],
+)
+def test_credit_under_rejection_sampling(acceptance, credit, unbiased):
+    """
+    Every window of three tokens of a vocabulary of four, and every place at which the coins can refuse it, weighed by
+    its chance, against the gradient of the expected length in closed form. `min(1, p / q)` is taken for a constant.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size, tokens = 3, 4
+    logits, target = torch.randn(2, size, tokens, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    log_q = logits.log_softmax(-1)
+    chance = (target.softmax(-1) / log_q.detach().exp()).clamp(max=1)
+    exact = torch.autograd.grad((log_q.exp() * chance).sum(-1).cumprod(0).sum(), logits, retain_graph=True)[0]
+    surrogate = 0.0
+    mask = torch.ones(1, size, dtype=torch.bool)
+    for window in itertools.product(range(tokens), repeat=size):
+        places = torch.arange(size), torch.tensor(window)
+        drawn, survived = log_q[places].detach().exp().prod(), chance[places].cumprod(0)
+        reached = [1.0, *survived.tolist(), 0.0]
+        for k in range(size + 1):
+            length = float(survived.sum()) if acceptance == "expected" else float(k)
+            advantages = torch.tensor([length], dtype=torch.float64)
+            credited = token_advantages(advantages, mask, credit, torch.tensor([k]))[0]
+            surrogate += drawn * (reached[k] - reached[k + 1]) * (credited * log_q[places]).sum()
+    found = torch.autograd.grad(surrogate, logits)[0]
+    assert torch.allclose(found, exact, rtol=1e-9, atol=1e-12) == unbiased
+    assert unbiased or (found - exact).norm() > 0.05 * exact.norm()
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="`rewards` and `accepted`"):
         survivor_advantages(torch.zeros(1, 2), torch.zeros(2, 1, dtype=torch.long), 3)

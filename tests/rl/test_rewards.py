@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from ppow_hf import CostModel
-from ppow_hf.rl.reward_combination import combine_rewards, combine_token_rewards, reward_name
+from ppow_hf.rl.reward_combination import (
+    combine_all_rewards,
+    combine_rewards,
+    combine_token_rewards,
+    reward_name,
+    unwrap_partial,
+)
 from ppow_hf.rl.rewards import (
     ProximityReward,
     measured_speedup_reward,
@@ -124,6 +130,69 @@ def test_grpo_convention_and_return_types():
     )
     assert total.tolist() == [2.0, 3.0]
     assert seen == {"prompts": ["a", "b"], "completions": ["c", "d"], "kwargs": ["trainer_state"]}
+
+
+def apart(*args, **kwargs) -> functools.partial:
+    """A partial that another one around it keeps as it is: those without attributes are merged into one."""
+    held = functools.partial(*args, **kwargs)
+    held.note = "own"
+    return held
+
+
+def test_a_partial_keeps_what_it_holds():
+    """By the rewards: 1 / (1 + gamma) for one accepted token."""
+    cheap = functools.partial(speedup_reward, cost_ratio=0.25)
+    for reward_func, one in (
+        (speedup_reward, 1 / 2),
+        (cheap, 1 / 1.25),
+        (functools.partial(cheap), 1 / 1.25),
+        (functools.partial(cheap, cost_ratio=3.0), 1 / 4),
+        (functools.partial(apart(speedup_reward, cost_ratio=3.0)), 1 / 4),
+        (functools.partial(apart(speedup_reward, cost_ratio=3.0), cost_ratio=0.25), 1 / 1.25),
+    ):
+        total, table = combine_rewards([reward_func, speedup_reward], accepted=[0, 1], cost_ratio=1.0)
+        torch.testing.assert_close(table, torch.tensor([[0.0, 0.0], [one, 0.5]]))
+        torch.testing.assert_close(total, torch.tensor([0.0, one + 0.5]))
+    own = functools.partial(measured_speedup_reward, cost_model=CostModel(gamma=0.5))
+    arguments = {"accepted": [0, 1], "window_size": [2, 2], "cost_ratio": 1.0}
+    for cost_model in (None, CostModel(gamma=4.0)):
+        total, _ = combine_rewards([own], **arguments, cost_model=cost_model)
+        assert total.tolist() == pytest.approx([1 / 2, 2 / 2])
+
+
+def test_a_partial_of_a_token_level_function_is_one():
+    arguments = {"completion_ids": [[5, 6, 7]], "target_argmax": [[5, 0, 7]]}
+    exact = functools.partial(token_agreement_reward, target_argmax=[[5, 6, 7]])
+    assert combine_token_rewards([exact, token_agreement_reward], [2.0, 1.0], 3, **arguments).tolist() == [[3, 2, 3]]
+    total, table = combine_rewards([exact], **arguments)
+    assert total.tolist() == [0.0] and table.tolist() == [[1.0]]
+
+
+def test_what_is_inside_of_partials():
+    outer = functools.partial(apart(speedup_reward, cost_ratio=3.0, note="a"), cost_ratio=0.25)
+    assert isinstance(outer.func, functools.partial), "nested, not merged"
+    assert unwrap_partial(outer) == (speedup_reward, {"cost_ratio": 0.25, "note": "a"})
+    assert unwrap_partial(speedup_reward) == (speedup_reward, {})
+
+
+@pytest.mark.parametrize("token_level", [False, True])
+def test_one_call_gives_all(token_level):
+    calls = []
+
+    def counting(completion_ids, **kwargs):
+        calls.append(len(calls))
+        return [[float(len(calls))] * len(ids) for ids in completion_ids] if token_level else [2.0, 3.0]
+
+    counting.token_level = token_level
+    arguments = {"completion_ids": [[1, 2], [3]], "accepted": [0, 1], "cost_ratio": 1.0}
+    functions, weights = [speedup_reward, counting], [1.0, 2.0]
+    total, table, by_token = combine_all_rewards(functions, weights, 2, **arguments)
+    assert calls == [0]
+    if token_level:
+        assert total.tolist() == [0.0, 0.5] and table.tolist() == [[0.0, 1.0], [0.5, 1.0]]
+        assert by_token.tolist() == [[2.0, 2.0], [2.0, 0.0]]
+    else:
+        assert total.tolist() == [4.0, 6.5] and table.tolist() == [[0.0, 2.0], [0.5, 3.0]] and by_token is None
 
 
 def test_names():

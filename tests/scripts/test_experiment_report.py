@@ -13,7 +13,7 @@ def entry(drafter, suite, tau, difference=None):
     return values
 
 
-def results(init, baseline, common):
+def results(init, baseline, common, cost=None, arms=None):
     suites = ("gsm8k", "mean")
     log = [{"step": 10 * i, "kl": 1.0 - 0.1 * i, "simulated_acceptance_length": 2.0} for i in range(3)]
     return {
@@ -26,18 +26,20 @@ def results(init, baseline, common):
             "max_new_tokens": 64,
             "parallel": 2,
             "common": common,
+            "responses": ["runs/responses"],
+            "arms": arms or {"other": {"stage": "sft", "seeds": [0]}},
         },
         "results": [entry(baseline, suite, 2.0) for suite in suites]
         + [entry("other-seed0", suite, 2.25, 0.25) for suite in suites],
-        "training": {"other-seed0": {"steps": 123, "log": log}},
+        "training": {"other-seed0": {"steps": 123, "cost": cost, "log": log}},
     }
 
 
 @pytest.mark.parametrize(
     ("init", "baseline", "common", "said"),
     [
-        ("runs/first", "init", {"max_seconds": 60.0}, ["starts from `runs/first`", "60 seconds of training"]),
-        (None, "base-seed0", {"max_steps": 40}, ["begins with a fresh drafter", "trains for 40 steps"]),
+        ("runs/first", "init", {"max_seconds": 60.0}, ["starts from `runs/first`", "60 seconds of training steps on"]),
+        (None, "base-seed0", {"max_steps": 40}, ["begins with a fresh drafter", "trains for 40 steps on"]),
     ],
 )
 def test_the_report_holds_the_figures(tmp_path, init, baseline, common, said):
@@ -46,9 +48,27 @@ def test_the_report_holds_the_figures(tmp_path, init, baseline, common, said):
     than = "the initialisation" if baseline == "init" else "`base-seed0`"
     for part in (*said, f"mean over {than}", "2 at a time", "cpu A CPU"):
         assert part in text, part
-    assert "| other-seed0 | 123 | 2.250 [2.15, 2.35] | 2.250 [2.15, 2.35] | +0.250 [+0.230, +0.270] |" in text
-    assert f"| {baseline} |  | 2.000 [1.90, 2.10] | 2.000 [1.90, 2.10] |  |" in text
+    assert "| other-seed0 | 123 | — | — | 2.250 [2.15, 2.35] | 2.250 [2.15, 2.35] | +0.250 [+0.230, +0.270] |" in text
+    assert f"| {baseline} |  |  |  | 2.000 [1.90, 2.10] | 2.000 [1.90, 2.10] |  |" in text
+    assert "on the same responses, 2 at a time" in text
     write_report(tmp_path, given)
     assert (tmp_path / "report.md").read_text() == text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acceptance.png", "report.md", "training.png"]
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("acceptance.png", "training.png"))
+
+
+def test_both_budgets_are_shown():
+    common = {"max_seconds": 60.0}
+    text = report_text(results("runs/first", "init", common, {"seconds": 60.71, "target_tokens": 1234567}))
+    assert "| drafter | steps | seconds | target tokens | gsm8k | mean |" in text
+    assert "| other-seed0 | 123 | 61 | 1,234,567 | 2.250" in text
+    # Gone on with from a checkpoint that did not say.
+    text = report_text(results("runs/first", "init", common, {"seconds": None, "target_tokens": None}))
+    assert "| other-seed0 | 123 | — | — | 2.250" in text
+
+
+def test_arms_with_data_of_their_own_are_named():
+    arms = {"other": {"stage": "sft", "seeds": [0]}, "more": {"responses": ["a", "b"]}, "less": {"responses": "c"}}
+    text = report_text(results("runs/first", "init", {"max_steps": 40}, arms=arms))
+    assert "on `runs/responses` (`more` on `a`, `b`, `less` on `c`), 2 at a time" in text
+    assert "on the same responses" not in text

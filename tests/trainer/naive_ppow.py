@@ -165,7 +165,10 @@ class NaivePPOW:
         return [(r - mean) / scale for r in rewards]
 
     def credited(self, group: NaiveGroup) -> list[list[float]]:
-        """What every token of every window is credited with."""
+        """
+        What every token of every window is credited with. That it is the right thing to be credited with is shown
+        without it, over every window there is: `test_ppow_gradient`, and for coins `tests/rl/test_advantages`.
+        """
         args, rewards = self.args, self.rewards(group)
         advantages = self.advantages(rewards)
         refused = [self.refused_at(group, index) for index in range(len(rewards))]

@@ -74,12 +74,12 @@ class RowByRow:
     def __getattr__(self, name):
         return getattr(self.maker, name)
 
-    def __call__(self, drafter, inputs, *, law, seed, precision) -> Experience:
+    def __call__(self, drafter, inputs, *, seed, **kwargs) -> Experience:
         parts = []
         for row in range(len(inputs["input_ids"])):
             one = {name: values[row : row + 1] for name, values in inputs.items()}
             own_seed = int(one["input_ids"].sum())
-            parts.append(self.maker(drafter, one, law=law, seed=own_seed, precision=precision))
+            parts.append(self.maker(drafter, one, seed=own_seed, **kwargs))
         merged = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in parts[0].__dataclass_fields__
@@ -99,6 +99,14 @@ def equal_length_rows(num_rows: int = 8, length: int = 18) -> Dataset:
     rows = token_rows(3 * num_rows, length=length).select(range(0, 3 * num_rows, 3))
     masks = [[0] * start + [1] * (length - start) for start in (5, 12, 13, 14, 6, 13, 4, 12)]
     return rows.remove_columns("loss_mask").add_column("loss_mask", masks[:num_rows])
+
+
+def rows_with(masks) -> Dataset:
+    """Rows of random tokens with these loss masks."""
+    generator = torch.Generator().manual_seed(0)
+    return Dataset.from_list(
+        [{"input_ids": torch.randint(2, 96, (len(m),), generator=generator).tolist(), "loss_mask": m} for m in masks]
+    )
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:

@@ -69,6 +69,23 @@ def test_survivors_need_greedy_acceptance_and_prefix_credit(tmp_path, other):
     assert config(tmp_path, baseline="survivors", credit="prefix").acceptance == "greedy"
 
 
+def test_expected_acceptance_credits_whole_windows(tmp_path):
+    with pytest.raises(
+        ValueError, match='`credit="prefix"` is biased with `acceptance="expected"`.*Set `credit="window"`'
+    ):
+        config(tmp_path, acceptance="expected", credit="prefix")
+    assert config(tmp_path, acceptance="expected").credit == "window"
+    assert config(tmp_path, acceptance="sampled", credit="prefix").credit == "prefix"
+
+
+@pytest.mark.parametrize("acceptance", ["sampled", "expected"])
+def test_the_greedy_window_needs_greedy_acceptance(tmp_path, acceptance):
+    with pytest.raises(ValueError, match=f"`greedy_window=True`.*{acceptance}.*Set `greedy_window=False`"):
+        config(tmp_path, greedy_window=True, acceptance=acceptance)
+    assert config(tmp_path, acceptance=acceptance).greedy_window is False
+    assert config(tmp_path, greedy_window=True).acceptance == "greedy"
+
+
 def test_values_at_their_limits_are_accepted(tmp_path):
     limits = config(
         tmp_path,

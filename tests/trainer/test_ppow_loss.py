@@ -31,12 +31,7 @@ VARIANTS = {
         "rollout_temperature": 1.4,
         "proximity_epsilon": 6.0,
     },
-    "expected_proximity": {
-        "acceptance": "expected",
-        "credit": "prefix",
-        "rollout_temperature": 0.6,
-        "proximity_epsilon": 6.0,
-    },
+    "expected_proximity": {"acceptance": "expected", "rollout_temperature": 0.6, "proximity_epsilon": 6.0},
     "greedy_window": {"greedy_window": True, "rollout_temperature": 0.7, "proximity_epsilon": 6.0},
     "prefix_proximity": {"credit": "prefix", "rollout_temperature": 1.5, "proximity_epsilon": 9.0},
     "survivors": {

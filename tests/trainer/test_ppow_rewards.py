@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from ppow_hf import CostModel
 from ppow_hf.rl import measured_speedup_reward, speedup_reward, token_agreement_reward
@@ -26,10 +27,25 @@ from tests.trainer.ppow_common import (
 
 def test_a_reward_function_of_ones_own_gets_what_grpo_passes(tmp_path):
     rows = token_rows(4).add_column("topic", ["a", "b", "c", "d"]).add_column("accepted", [99, 99, 99, 99])
-    calls = []
+    rows = rows.add_column("trainer_state", ["no", "state", "at", "all"])
+    calls, states = [], []
 
-    def likes_low_tokens(prompts, completions, completion_ids, topic, accepted, target_gap, **kwargs):
+    def likes_low_tokens(
+        prompts,
+        completions,
+        completion_ids,
+        topic,
+        accepted,
+        target_gap,
+        trainer_state,
+        log_extra,
+        log_metric,
+        **kwargs,
+    ):
         calls.append((prompts, completions, completion_ids, topic, accepted, target_gap))
+        states.append(trainer_state)
+        log_extra("lowest", [min(ids) for ids in completion_ids])
+        log_metric("tokens/lowest", min(map(min, completion_ids)))
         return [-float(sum(ids)) for ids in completion_ids]
 
     trainer = ppow_trainer(
@@ -43,6 +59,8 @@ def test_a_reward_function_of_ones_own_gets_what_grpo_passes(tmp_path):
     )
     experience = make_experience(trainer, rows)
     ((prompts, completions, ids, topics, accepted, gaps),) = calls
+    assert states == [trainer.state], "no column of the dataset"
+    assert trainer.reward_log.extra == {"lowest": [min(tokens) for tokens in ids]}
     count = int(experience.chosen.sum()) * 4
     assert len(prompts) == len(completions) == len(ids) == len(topics) == len(accepted) == len(gaps) == count == 32
     starts = experience.inputs["starts"]
@@ -55,6 +73,72 @@ def test_a_reward_function_of_ones_own_gets_what_grpo_passes(tmp_path):
     # The best window of a group has the highest advantage.
     advantages, sums = experience.advantages[:, 0].view(-1, 4), torch.tensor([sum(i) for i in ids]).view(-1, 4)
     assert torch.equal(advantages.argmax(-1), sums.argmin(-1))
+
+
+def test_what_reward_functions_log(tmp_path, caplog):
+    """Metrics are means over the calls since the last log; extra columns those of the step's own windows."""
+    given, steps, extras = [], [], []
+
+    def logging(completion_ids, trainer_state, log_metric, log_extra, **kwargs):
+        given.append(float(sum(map(sum, completion_ids))))
+        steps.append(trainer_state.global_step)
+        log_metric("own/sum", given[-1])
+        log_metric("own/nan", float("nan"))
+        log_metric("kl", 1e6)
+        log_extra("own", completion_ids)
+        return [0.0] * len(completion_ids)
+
+    class Extras(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            extras.append(dict(trainer.reward_log.extra))
+
+    trainer = ppow_trainer(
+        tmp_path,
+        reward_funcs=[logging, speedup_reward],
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        logging_steps=2,
+        max_steps=4,
+        **QUIET,
+    )
+    trainer.add_callback(Extras())
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert steps == [0, 0, 1, 1, 2, 2, 3, 3]
+    logs = training_logs(trainer)
+    assert [log["own/sum"] for log in logs] == pytest.approx([sum(given[:4]) / 4, sum(given[4:]) / 4])
+    assert all(log["own/nan"] != log["own/nan"] for log in logs), "a figure that is not finite is no divergence"
+    assert all(log["kl"] < 1e3 for log in logs) and "`log_metric` was given 'kl'" in caplog.text
+    assert [len(extra["own"]) for extra in extras] == [32] * 4
+    assert [float(sum(map(sum, extra["own"]))) for extra in extras] == [
+        given[2 * step] + given[2 * step + 1] for step in range(4)
+    ]
+
+
+def test_partials_in_the_trainer(tmp_path):
+    """Rewarded by what they hold, each; passes that only other rewards need are not made for them."""
+    target = tiny_target()
+    trainer = PPOWTrainer(
+        model=tiny_eagle3(target, draft_vocab_size=80),
+        target_model=target,
+        args=ppow_args(tmp_path, num_generations=8, cost_ratio=0.9, **QUIET),
+        train_dataset=token_rows(4),
+        reward_funcs=[
+            functools.partial(speedup_reward, cost_ratio=0.06),
+            functools.partial(measured_speedup_reward, cost_model=CostModel(gamma=0.5)),
+        ],
+    )
+    assert not trainer.experience_maker.needs_gap and trainer.cost_model is None
+    experience = make_experience(trainer, token_rows(4))
+    naive = NaivePPOW(trainer.model, trainer.target_model, trainer.args)
+    groups = groups_of(experience, token_rows(4))
+    lengths = [naive.accepted(group, window) for group in groups for window in group.windows]
+    assert len(set(lengths)) > 1
+    found = {name: total / count for name, (total, count) in experience.metrics.items()}
+    expected = sum(k / (0.06 * k + 1) for k in lengths) / len(lengths)
+    assert found["rewards/speedup_reward/mean"] == pytest.approx(expected, rel=1e-5)
+    expected = sum((k + 1) / (0.5 * 3 + 1) for k in lengths) / len(lengths)
+    assert found["rewards/measured_speedup_reward/mean"] == pytest.approx(expected, rel=1e-5)
 
 
 def wrong_length(completion_ids, **kwargs):
@@ -124,7 +208,7 @@ ABLATIONS = {
     "without_either": {"proximity_eta": 0.0, "window_selection": "uniform"},
     "prefix": {"credit": "prefix"},
     "sampled": {"acceptance": "sampled", "credit": "prefix"},
-    "expected": {"acceptance": "expected", "credit": "prefix"},
+    "expected": {"acceptance": "expected"},
     "greedy_window": {"greedy_window": True, "rollout_temperature": 0.7},
     "survivors": {"baseline": "survivors", "credit": "prefix", "greedy_window": True},
     "unscaled": {"scale_rewards": "none"},

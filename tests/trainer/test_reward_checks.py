@@ -1,16 +1,29 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import functools
+import re
+
 import pytest
 
 from ppow_hf import CostModel
 from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward, token_agreement_reward
-from ppow_hf.trainer.reward_checks import warn_of_rewarded_refusals
-from tests.trainer.ppow_common import QUIET, ppow_trainer
+from ppow_hf.trainer.reward_checks import (
+    is_ours,
+    needs_cost_model,
+    warn_of_rewarded_refusals,
+    warn_of_unread_settings,
+)
+from tests.trainer.ppow_common import QUIET, ppow_args, ppow_trainer
 
 COSTS = CostModel(gamma=0.25, verify_curve=[1.0, 1.0, 1.0, 1.0, 1.0])
 
 
+def own_reward(accepted, **kwargs):
+    return list(accepted)
+
+
 # One accepted token earns 1 / (1 + 0.25) = 0.8; measured, it saves one target step in 1 + 2 * 0.25 = 1.5: 2 / 3.
+# With a cost ratio of 1 it earns 0.5; measured with free drafting, 1.
 @pytest.mark.parametrize(
     ("rewards", "weights", "warns"),
     [
@@ -20,6 +33,10 @@ COSTS = CostModel(gamma=0.25, verify_curve=[1.0, 1.0, 1.0, 1.0, 1.0])
         ([speedup_reward, ProximityReward(1.5)], [2.0, 1.0], False),
         ([measured_speedup_reward, ProximityReward(0.7)], None, True),
         ([measured_speedup_reward, ProximityReward(0.6)], None, False),
+        ([functools.partial(speedup_reward, cost_ratio=1.0), ProximityReward(0.6)], None, True),
+        ([functools.partial(speedup_reward, cost_ratio=1.0), ProximityReward(0.4)], None, False),
+        ([functools.partial(measured_speedup_reward, cost_model=CostModel(0.0)), ProximityReward(0.7)], None, False),
+        ([functools.partial(speedup_reward), functools.partial(ProximityReward(0.8))], None, True),
         ([speedup_reward], None, False),
         ([ProximityReward(5.0)], None, False),
         ([token_agreement_reward, ProximityReward(5.0)], None, False),
@@ -37,3 +54,51 @@ def test_the_trainer_warns(tmp_path, caplog, cost_ratio, below):
         ppow_trainer(tmp_path, cost_ratio=cost_ratio, **QUIET)
     assert ("`proximity_eta`" in caplog.text) == (below is not None)
     assert below is None or below in caplog.text
+
+
+NEAR = ProximityReward(0.3, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "settings", "says"),
+    [
+        ([speedup_reward], {"proximity_eta": 0.3}, "`proximity_eta=0.3` is not used.*holds none"),
+        ([speedup_reward], {"proximity_epsilon": "median"}, "`proximity_epsilon='median'` is not used"),
+        ([own_reward], {"proximity_eta": 0.3, "proximity_epsilon": 4.0}, "`proximity_eta=0.3` and .* are not used"),
+        ([speedup_reward, NEAR], {"proximity_eta": 0.4}, "holds one with eta=0.3, epsilon=4.0"),
+        ([speedup_reward, NEAR], {"proximity_eta": 0.0}, "`proximity_eta=0.0` is not used"),
+        ([speedup_reward, NEAR], {"proximity_eta": 0.3, "proximity_epsilon": 4.0}, None),
+        ([speedup_reward, functools.partial(NEAR)], {"proximity_eta": 0.3, "proximity_epsilon": 4.0}, None),
+        ([speedup_reward, NEAR], {}, None),
+        ([speedup_reward], {"proximity_eta": 0.0}, None),
+        ([measured_speedup_reward], {"cost_ratio": 0.06}, "`cost_ratio=0.06` is not used"),
+        ([measured_speedup_reward, token_agreement_reward], {"cost_ratio": 0.06}, "`cost_ratio=0.06` is not used"),
+        ([functools.partial(speedup_reward, cost_ratio=0.3)], {"cost_ratio": 0.06}, "`cost_ratio=0.06` is not used"),
+        ([measured_speedup_reward], {"cost_ratio": "measured"}, None),
+        ([measured_speedup_reward], {}, None),
+        ([measured_speedup_reward, speedup_reward], {"cost_ratio": 0.06}, None),
+        ([functools.partial(speedup_reward)], {"cost_ratio": 0.06}, None),
+        ([own_reward], {"cost_ratio": 0.06}, None),
+    ],
+)
+def test_settings_that_no_reward_goes_by_are_warned_of(tmp_path, caplog, rewards, settings, says):
+    with caplog.at_level("WARNING"):
+        warn_of_unread_settings(rewards, ppow_args(tmp_path, **settings))
+    assert ("not used" in caplog.text) == (says is not None)
+    assert says is None or re.search(says, caplog.text), caplog.text
+
+
+def test_the_trainer_warns_of_unread_settings(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        ppow_trainer(tmp_path, proximity_eta=0.3, cost_ratio=0.3, **QUIET)
+    assert "not used" not in caplog.text, "the default rewards go by both"
+    with caplog.at_level("WARNING"):
+        ppow_trainer(tmp_path, reward_funcs=[token_agreement_reward], proximity_eta=0.3, cost_ratio=0.3, **QUIET)
+    assert "`proximity_eta=0.3` is not used" in caplog.text and "`cost_ratio=0.3` is not used" in caplog.text
+
+
+def test_what_is_asked_about_functions_goes_through_partials():
+    assert is_ours(functools.partial(speedup_reward)) and is_ours(ProximityReward())
+    assert not is_ours(functools.partial(own_reward))
+    assert needs_cost_model([speedup_reward, functools.partial(measured_speedup_reward)])
+    assert not needs_cost_model([speedup_reward, functools.partial(measured_speedup_reward, cost_model=COSTS)])

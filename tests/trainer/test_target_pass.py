@@ -5,6 +5,7 @@ import torch
 
 from ppow_hf.trainer.target_pass import TargetPass
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+from tests.trainer.common import sft_trainer
 
 
 def batch():
@@ -31,6 +32,14 @@ def test_features_and_teacher_are_those_of_a_plain_forward_pass(family):
     probs = output.logits[positions].softmax(-1)[:, drafter.draft_token_ids]
     torch.testing.assert_close(teacher.probs, probs, atol=1e-5, rtol=1e-4)
     assert torch.equal(teacher.argmax, output.logits[positions].argmax(-1))
+
+
+def test_a_target_that_keeps_its_hidden_states_to_itself_ends_training(tmp_path):
+    silent = tiny_target()
+    forward = silent.model.forward
+    silent.model.forward = lambda *args, output_hidden_states=None, **kwargs: forward(*args, **kwargs)
+    with pytest.raises(ValueError, match="returned no `hidden_states`.*`CausalLMDrafter`"):
+        sft_trainer(tmp_path, target=silent).train()
 
 
 def test_a_causal_drafter_gets_no_features():

@@ -58,14 +58,21 @@ def test_criticality_is_that_of_the_windows_own_tokens(tmp_path, family):
 # ---- how much is accepted ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("kind", ["greedy", "sampled", "expected"])
-def test_acceptance_is_logged_of_the_kind_that_is_rewarded(tmp_path, kind):
+def test_acceptance_is_logged_of_the_kind_that_is_rewarded(tmp_path, kind, ends):
+    """As shares of all windows: a position that the end of the text has cut off counts as not accepted."""
     target = tiny_target()
     rows = rows_of_the_target(target, num_rows=4)
     options = {"acceptance": kind, "rollout_temperature": 0.8, "num_generations": 12, "num_windows": 5, **QUIET}
     trainer = ppow_trainer(tmp_path, tiny_eagle3(target, draft_vocab_size=80), target, rows, **options)
     experience = make_experience(trainer, rows)
     naive = NaivePPOW(trainer.model, target, trainer.args)
+    if ends:
+        windows = experience.inputs["window_tokens"]
+        eos = int(windows[windows >= 0].flatten().mode().values)
+        trainer.experience_maker.eos_token_ids = naive.eos = frozenset({eos})
+        experience = make_experience(trainer, rows)
     groups = groups_of(experience, rows)
     naive.remember(groups)
     toss_coins(groups, experience, trainer.args.seed)
@@ -77,6 +84,8 @@ def test_acceptance_is_logged_of_the_kind_that_is_rewarded(tmp_path, kind):
                 before = alive[-1] if alive else 1.0
                 alive.append(before * chance if kind == "expected" else float(k < last))
             survived.append(alive)
+    assert any(len(alive) < 3 for alive in survived) == ends
+    survived = [alive + [0.0] * (3 - len(alive)) for alive in survived]
     count = len(survived)
     expected = {
         "accepted_length": sum(map(sum, survived)) / count,
@@ -84,9 +93,14 @@ def test_acceptance_is_logged_of_the_kind_that_is_rewarded(tmp_path, kind):
         **{f"acceptance/position_{k}": sum(alive[k] for alive in survived) / count for k in range(3)},
     }
     assert 0 < expected["share_none_accepted"] < 1
+    found = {}
     for name, value in expected.items():
         total, number = experience.metrics[name]
-        assert total / number == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        found[name] = total / number
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    by_position = [found[f"acceptance/position_{k}"] for k in range(3)]
+    assert by_position == sorted(by_position, reverse=True) and (kind == "greedy" or by_position[1] > 0)
+    assert found["accepted_length"] == pytest.approx(sum(by_position), rel=1e-5)
 
 
 # ---- Delta ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class InitialArguments:
     draft_vocab_size: int = field(default=10240, metadata={"help": "Tokens the drafter can propose."})
     rows: int = field(default=32, metadata={"help": "Responses whose hidden states are looked at."})
     holdout: int = field(default=32, metadata={"help": "As in the training: these are not looked at."})
-    seed: int = field(default=0, metadata={"help": "Seed of the weights and of the held-out rows."})
+    data_seed: int = field(default=0, metadata={"help": "As in the training: which rows are held out."})
+    seed: int = field(default=0, metadata={"help": "Seed of the weights and of the rows that are looked at."})
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def balanced_drafter(
 def main(args: InitialArguments) -> None:
     target, tokenizer = load_target(args.target)
     responses, _ = load_all_responses(args.responses)
-    train, _ = split_holdout(responses, args.holdout, seed=args.seed)
+    train, _ = split_holdout(responses, args.holdout, seed=args.data_seed)
     counts = count_response_tokens(train, target.config.get_text_config().vocab_size)
     ids = build_draft_vocabulary(counts, args.draft_vocab_size, special_token_ids(tokenizer, target.generation_config))
     some = train.shuffle(seed=args.seed).select(range(min(args.rows, len(train))))

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from ppow_hf.end_tokens import eos_token_ids_of
 from ppow_hf.evaluation.measure import Generation, measure_generation
 from ppow_hf.evaluation.methods import Method, check_methods, parse_method
 from ppow_hf.evaluation.runner import BenchmarkRunner, padding_token
-from ppow_hf.generation.call_checks import eos_token_ids_of
 
 PEER = "economize"
 PEER_TECHNIQUES = ("plain", "lookup", "eagle3", "jump", "eagle3+lookup", "jump+lookup")

@@ -38,7 +38,10 @@ SCRIPTS = {"sft": ROOT / "trainers/sft_drafter.py", "ppow": ROOT / "trainers/ppo
 
 
 def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[str, Any]]:
-    """One entry per arm and seed: the stage and the options of its script."""
+    """
+    One entry per arm and seed: the stage and the options of its script. An arm that names `responses` is trained on
+    those, and all others on the experiment's.
+    """
     runs = {}
     for arm, options in config["arms"].items():
         if chosen is not None and arm not in chosen:
@@ -46,11 +49,13 @@ def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[
         options = dict(options)
         stage, seeds = options.pop("stage"), options.pop("seeds")
         for seed in seeds:
+            data = options.get("responses", config["responses"])
             run = {**config["common"], **options, "seed": seed, "data_seed": 0}
+            run["responses"] = [data] if isinstance(data, str) else data
             if stage == "sft":
                 run.pop("eval_on_start", None)
             name = f"{arm}-seed{seed}"
-            run.update(responses=config["responses"], output_dir=str(Path(config["output"]) / name))
+            run["output_dir"] = str(Path(config["output"]) / name)
             if config["init"]:
                 run["drafter"] = config["init"]
             runs[name] = {"stage": stage, "arm": arm, "options": run}
@@ -111,6 +116,25 @@ def public(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
+def recorded(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The configuration as it was run: without arms that were left out, or the blocks that arms are made of."""
+    templates = {key for key, value in config.items() if isinstance(value, dict) and "stage" in value}
+    arms = {run["arm"]: config["arms"][run["arm"]] for run in runs.values()}
+    return public({key: value for key, value in config.items() if key not in templates} | {"arms": arms})
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """What a run recorded of itself. Of older ones it is not known what they cost."""
+    facts = json.loads((folder / "training_provenance.json").read_text(encoding="utf-8"))
+    log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
+    return {
+        "result": facts["result"],
+        "steps": log["global_step"],
+        "cost": facts.get("cost"),
+        "log": log["log_history"],
+    }
+
+
 def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes) -> dict[str, Any]:
     entries, first = [], config["baseline"]
     for window, by_drafter in outcomes.items():
@@ -124,14 +148,10 @@ def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes
                     other = figures[baseline][name][index]
                     entry[f"over_{baseline}"] = [other.difference, other.difference_low, other.difference_high]
                 entries.append(entry)
-    training = {}
-    for name, run in runs.items():
-        facts = json.loads((Path(run["options"]["output_dir"]) / "training_provenance.json").read_text())
-        log = json.loads((Path(run["options"]["output_dir"]) / "training_log.json").read_text())
-        training[name] = {"result": facts["result"], "steps": log["global_step"], "log": log["log_history"]}
+    training = {name: training_of(Path(run["options"]["output_dir"])) for name, run in runs.items()}
     return {
         "environment": describe_environment(torch.device("cpu")),
-        "config": public(config),
+        "config": recorded(config, runs),
         "results": entries,
         "training": training,
     }

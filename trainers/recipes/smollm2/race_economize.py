@@ -44,8 +44,9 @@ from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.precision import cast_floating, dtype_name, fingerprint, public_name
 from ppow_hf.evaluation.records import RecordLog
 from ppow_hf.evaluation.runner import content_hash
+from ppow_hf.hub.card_facts import read_provenance
 from ppow_hf.scripts.compare_drafters import write_whole
-from ppow_hf.scripts.training_run import load_all_responses, read_provenance
+from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
 
 METHODS = ("cost_aware", "mixed", "tree", "mixed_tree")
@@ -81,7 +82,7 @@ def train(args: argparse.Namespace) -> None:
     rows, provenance = load_all_responses(args.responses)
     check_unseen(rows["prompt"], args.exclude)
     if args.holdout:
-        rows, _ = split_holdout(rows, args.holdout, seed=args.seed)
+        rows, _ = split_holdout(rows, args.holdout, seed=args.data_seed)
     facts = {
         "target": target.config._name_or_path,
         "responses": [None if p is None else content_hash(p) for p in provenance],
@@ -191,7 +192,7 @@ def own_training(folder: str) -> dict[str, Any]:
     stages = []
     while facts:
         stages.append(facts)
-        facts = facts.get("continued_from")
+        facts = facts.get("started_from") or facts.get("continued_from")
     results = [stage["result"] for stage in stages if "result" in stage]
     seconds = [result.get("train_runtime") for result in results]
     steps = [
@@ -251,6 +252,7 @@ def make_parser() -> argparse.ArgumentParser:
     part.add_argument("--output", required=True, help="folder of checkpoints and of the drafter")
     part.add_argument("--target", default=DEFAULT_TARGET)
     part.add_argument("--holdout", type=int, default=32, help="responses left out, as in our own training")
+    part.add_argument("--data_seed", type=int, default=0, help="which responses: as in our own training")
     part.add_argument("--batch_size", type=int, default=4)
     part.add_argument("--max_length", type=int, default=512)
     part.add_argument("--draft_vocab_size", type=int, default=10240)

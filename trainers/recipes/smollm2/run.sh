@@ -6,7 +6,7 @@
 # stages are skipped.
 #
 #     PROMPTS="gsm8k_train.jsonl::question code.jsonl sharegpt" EVAL="gsm8k.jsonl humaneval.jsonl mt_bench.jsonl" \
-#         trainers/recipes/smollm2/run.sh [data|sft|second|window|long|finish|bench|lossless|assistant|peers ...]
+#         trainers/recipes/smollm2/run.sh [data|sft|second|window|long|rollouts|finish|bench|lossless|assistant|peers ...]
 #
 # OUT is the output folder, RESPONSES the folders to train on (OUT/responses), DRAFTER the folder that is published,
 # LIMIT the benchmark's prompts a suite (all), MINUTES its time (no end): started again, it goes on. METHODS what it
@@ -37,9 +37,9 @@ data() {
         --output "$OUT/responses"
 }
 
-train() { # STAGE DRAFTER: trains it as STAGE.yaml says
+train() { # STAGE DRAFTER [COMMAND]: trains it as STAGE.yaml says
     [[ -f $OUT/$1/training_provenance.json ]] && return
-    ppow sft --config "$here/$1.yaml" ${2:+--drafter "$2"} --responses "${responses[@]}" --output_dir "$OUT/$1" \
+    ppow "${3:-sft}" --config "$here/$1.yaml" ${2:+--drafter "$2"} --responses "${responses[@]}" --output_dir "$OUT/$1" \
         "${options[@]}"
 }
 
@@ -47,10 +47,11 @@ sft() { train sft ""; }
 second() { train second "$OUT/sft"; }
 window() { train window "$OUT/second"; }
 long() { train long "$OUT/window"; }
+rollouts() { train rollouts "$OUT/long" train; }
 
 finish() {
     [[ -f $DRAFTER/provenance.json ]] && return
-    python "$here/../../finish_drafter.py" --drafter "$OUT/long" --responses "${responses[@]}" \
+    python "$here/../../finish_drafter.py" --drafter "$OUT/rollouts" --responses "${responses[@]}" \
         --output_dir "$DRAFTER" --own_window "${WINDOW:-mixed_tree}"
 }
 
@@ -78,6 +79,6 @@ peers() { # transformers' own assisted generation, with the causal LM of the sta
         ${LIMIT:+--limit "$LIMIT"} ${MINUTES:+--max-minutes "$MINUTES"} --output "$DRAFTER/benchmarks/peers"
 }
 
-for stage in "${@:-data sft second window long finish bench}"; do
+for stage in "${@:-data sft second window long rollouts finish bench}"; do
     for name in $stage; do "$name"; done
 done

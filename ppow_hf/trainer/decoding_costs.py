@@ -1,0 +1,77 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What decoding with the drafter in training costs: the same number for all processes (ours)."""
+
+import copy
+import os
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..drafters import DrafterModel
+from ..generation import CostModel
+from ..generation.cost_measurement import cost_model_key
+from ..generation.cost_model import COST_MODEL_FILE
+from ..targets import cache_dir
+
+logger = logging.get_logger(__name__)
+
+
+def decoding_costs(
+    accelerator: Accelerator,
+    target: PreTrainedModel,
+    drafter: DrafterModel,
+    given: CostModel | None = None,
+    measure: bool = False,
+) -> CostModel | None:
+    """
+    Costs of decoding with a drafter as it will be used, in the target's dtype: a drafter is trained in float32, and
+    costs more in it than it ever will. Those of the main process count for all, which are rewarded alike.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]): Of the trainer. All its processes must call.
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter, before it is sharded. It stays as it is.
+        given ([`CostModel`], *optional*): Costs that are known already.
+        measure (`bool`, *optional*, defaults to `False`): Measure them where none are stored, and store them.
+
+    Returns:
+        [`CostModel`]: `given`, or what is stored beside the drafter or in the user's cache, or measured now; `None` if
+        there is nothing and nothing is to be measured.
+    """
+    costs = [given]
+    if given is None and accelerator.is_main_process:
+        costs = [CostModel.for_models(target, _as_decoded(drafter, target)) if measure else _stored(target, drafter)]
+    return broadcast_object_list(costs)[0]
+
+
+def _as_decoded(drafter: DrafterModel, target: PreTrainedModel) -> DrafterModel:
+    """A copy of a drafter in the dtype and on the device of its target, in evaluation mode."""
+    decoding = copy.deepcopy(drafter).to(target.device).eval()
+    # Weights alone: what a model keeps in float32 on purpose (RoPE frequencies, for one) are buffers.
+    for parameter in decoding.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(target.dtype)
+    decoding.bind_target(target)
+    return decoding
+
+
+def _stored(target: PreTrainedModel, drafter: DrafterModel) -> CostModel | None:
+    """The costs of these models on this machine, where they are stored. Nothing is measured."""
+    source = drafter.name_or_path or drafter.config._name_or_path
+    folders = [*([source] if source and os.path.isdir(source) else []), cache_dir()]
+    files = [path for path in (Path(folder) / COST_MODEL_FILE for folder in folders) if path.exists()]
+    # A copy of the drafter is made where there is something to look it up in.
+    key = cost_model_key(target, _as_decoded(drafter, target)) if files else None
+    for path in files:
+        try:
+            found = CostModel.load(path, key)
+        except (ValueError, OSError) as error:
+            logger.warning(f"Ignoring a stored cost model: {error}")
+            continue
+        if found is not None:
+            return found
+    return None

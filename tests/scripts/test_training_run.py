@@ -1,0 +1,103 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Which prompts the stages hold out: the same for every seed and stage, unless `data_seed` says otherwise."""
+
+import pytest
+
+from ppow_hf.data import generate_responses, split_holdout
+from ppow_hf.scripts import finish_drafter, sft_drafter, train_ppow
+from ppow_hf.scripts.training_run import load_all_responses, recorded_held_out_seed
+from tests.data.data_testing_utils import char_target, char_tokenizer
+from tests.testing_utils import tiny_eagle3
+
+STAGES = (sft_drafter, train_ppow)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A target, the responses it gave, and a drafter of it."""
+    root = tmp_path_factory.mktemp("stages")
+    target, tokenizer = char_target(), char_tokenizer()
+    target.save_pretrained(root / "target")
+    tokenizer.save_pretrained(root / "target")
+    prompts = [f"Say {i}." for i in range(12)]
+    generate_responses(target, tokenizer, prompts, root / "responses", max_new_tokens=12, progress=False)
+    tiny_eagle3(target, draft_vocab_size=80).save_pretrained(root / "drafter")
+    return root
+
+
+def held_out(folders, output, stage, monkeypatch, *options) -> tuple[list, list, dict]:
+    """Token ids to train on and to evaluate on, and what would be recorded. Nothing is trained."""
+    begun = []
+    monkeypatch.setattr(stage, "run_training", lambda *arguments: begun.append(arguments))
+    arguments = ["--target", folders / "target", "--responses", folders / "responses", "--output_dir", output]
+    arguments += ["--drafter", folders / "drafter", "--holdout", 3, "--use_cpu", *options]
+    arguments += ["--window_size", 3] if stage is train_ppow else []
+    stage.main(*stage.make_parser().parse_args_and_config([str(part) for part in arguments]))
+    ((trainer, _, facts),) = begun
+    return trainer.train_dataset["input_ids"][:], trainer.eval_dataset["input_ids"][:], facts
+
+
+def test_all_seeds_and_stages_hold_out_the_same(folders, tmp_path, monkeypatch):
+    responses, _ = load_all_responses([str(folders / "responses")])
+    expected = [part["input_ids"][:] for part in split_holdout(responses, 3, seed=0)]
+    for stage in STAGES:
+        for seed in (0, 1, 42):
+            *parts, facts = held_out(folders, tmp_path, stage, monkeypatch, "--seed", seed)
+            assert parts == expected, (stage.__name__, seed)
+            assert facts["held_out"] == {"rows": 3, "seed": 0}
+
+
+def test_data_seed_chooses_others(folders, tmp_path, monkeypatch):
+    responses, _ = load_all_responses([str(folders / "responses")])
+    expected = [part["input_ids"][:] for part in split_holdout(responses, 3, seed=2)]
+    assert expected[1] != split_holdout(responses, 3, seed=0)[1]["input_ids"][:]
+    for stage in STAGES:
+        *parts, facts = held_out(folders, tmp_path, stage, monkeypatch, "--data_seed", 2)
+        assert parts == expected and facts["held_out"] == {"rows": 3, "seed": 2}
+
+
+@pytest.mark.parametrize(
+    ("record", "seed"),
+    [
+        ({}, 0),
+        ({"stage": "supervised", "training": {"seed": 5}, "held_out": {"rows": 3, "seed": 2}}, 2),
+        # Before it was recorded.
+        ({"stage": "supervised", "training": {"seed": 5, "data_seed": "None"}}, 5),
+        ({"stage": "ppow", "training": {"seed": 5, "data_seed": "None"}}, 0),
+        ({"stage": "ppow", "training": {"seed": 5, "data_seed": 2}}, 2),
+    ],
+)
+def test_the_seed_is_found_in_the_record(record, seed):
+    assert recorded_held_out_seed(record) == seed
+
+
+class Seen(Exception):
+    """Ends a calibration before it begins."""
+
+
+@pytest.mark.parametrize(("given", "seed"), [(None, 2), (4, 4)])
+def test_a_drafter_is_calibrated_on_what_its_training_held_out(folders, tmp_path, monkeypatch, given, seed):
+    tiny_eagle3(char_target(), draft_vocab_size=80).save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained" / "training_provenance.json").write_text('{"held_out": {"rows": 3, "seed": 2}}')
+    seen = []
+
+    def see(target, drafter, prompts, **options):
+        seen.extend(prompts)
+        raise Seen
+
+    monkeypatch.setattr(finish_drafter, "calibrate_acceptance", see)
+    arguments = finish_drafter.FinishArguments(
+        drafter=str(tmp_path / "trained"),
+        responses=[str(folders / "responses")],
+        output_dir=str(tmp_path / "finished"),
+        target=str(folders / "target"),
+        dtype="float32",
+        holdout=3,
+        data_seed=given,
+        seed=11,
+    )
+    with pytest.raises(Seen):
+        finish_drafter.main(arguments)
+    responses, _ = load_all_responses([str(folders / "responses")])
+    assert seen == [finish_drafter.prompt_of(row) for row in split_holdout(responses, 3, seed=seed)[1]]

@@ -1,0 +1,75 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""Windows and texts must fit the positions of both models."""
+
+import pytest
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, BloomConfig
+
+from ppow_hf import CausalLMDrafter
+from ppow_hf.trainer.window_checks import positions_of
+from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+from tests.trainer.common import token_rows
+from tests.trainer.ppow_common import QUIET, make_experience, ppow_trainer
+
+
+def short_target(family: str, positions: int):
+    """GPT-2 has a table of positions; those of Llama are rotary."""
+    return tiny_target(family, **{"n_positions" if family == "gpt2" else "max_position_embeddings": positions})
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_positions(family):
+    target, short = tiny_target(family), short_target(family, 20)
+    assert positions_of(target) == 256 and positions_of(short) == 20
+    assert positions_of(tiny_causal_drafter(short)) == positions_of(tiny_eagle3(short)) == 20
+    wrapped = CausalLMDrafter.from_causal_lm(short)
+    assert positions_of(wrapped) == 20
+
+
+def test_a_model_that_does_not_say_has_no_limit():
+    """BLOOM's positions are distances."""
+    model = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=96, hidden_size=32, n_layer=2, n_head=4))
+    assert positions_of(model) is None and positions_of(CausalLMDrafter.from_causal_lm(model)) is None
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_texts_longer_than_the_positions_are_refused(tmp_path, family):
+    """Rows of 24 tokens at most."""
+    rows, target = token_rows(8), tiny_target()
+    drafter = CausalLMDrafter.from_causal_lm(short_target(family, 20))
+    message = (
+        "rows of 24 tokens, cut to `max_length`=2048, but the drafter has 20 positions.*`max_length` to at most 20"
+    )
+    with pytest.raises(ValueError, match=message):
+        ppow_trainer(tmp_path, drafter, target, rows, **QUIET)
+    with pytest.raises(ValueError, match="cut to `max_length`=21, but the drafter has 20"):
+        ppow_trainer(tmp_path, drafter, target, rows, max_length=21, **QUIET)
+    trainer = ppow_trainer(tmp_path, drafter, target, rows, max_length=20, **QUIET)
+    make_experience(trainer, rows)
+    short = short_target(family, 20)
+    with pytest.raises(ValueError, match="but the target has 20 positions"):
+        ppow_trainer(tmp_path, tiny_eagle3(short, draft_vocab_size=48), short, rows, **QUIET)
+    ppow_trainer(tmp_path, tiny_eagle3(short, draft_vocab_size=48), short, token_rows(8, length=20), **QUIET)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_window_larger_than_the_positions_is_refused(tmp_path, family):
+    """Whatever the texts are: two tokens come before it."""
+    rows, target = token_rows(8), tiny_target()
+    drafter = CausalLMDrafter.from_causal_lm(short_target(family, 10))
+    message = "`window_size` is 9, but the drafter has 10 positions.*a window of at most 8 tokens"
+    with pytest.raises(ValueError, match=message):
+        ppow_trainer(tmp_path, drafter, target, rows, window_size=9, max_length=10, **QUIET)
+    rows = Dataset.from_list([{"input_ids": list(range(10)), "loss_mask": [0] + [1] * 9}] * 8)
+    trainer = ppow_trainer(tmp_path, drafter, target, rows, window_size=8, max_length=10, **QUIET)
+    assert int(make_experience(trainer, rows).chosen.sum()) == 8
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_streamed_texts_are_checked_too(tmp_path, family):
+    drafter = CausalLMDrafter.from_causal_lm(short_target(family, 20))
+    rows = token_rows(8).to_iterable_dataset()
+    trainer = ppow_trainer(tmp_path, drafter, tiny_target(), rows, max_steps=1, **QUIET)
+    with pytest.raises(ValueError, match="`train_dataset` has rows of 24 tokens.*the drafter has 20 positions"):
+        trainer.train()
