@@ -24,6 +24,44 @@ def test_figures_are_those_of_the_committed_benchmark():
     assert shown == figures_section(results, BENCHMARKS.as_posix())
 
 
+def cells_of(first: str) -> list[str]:
+    """The cells of the README's table row that begins so, without the first."""
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "drafter"),
+    [
+        ("initialisation", "init"),
+        ("CST", "cst-seed0"),
+        ("**exact window reward**", "ppow-exact-seed0"),
+        ("PPOW, sampled", "ppow-seed0"),
+    ],
+)
+def test_the_table_of_trainings_is_that_of_the_experiment(name, drafter):
+    results = json.loads((ROOT / "model_cards" / "experiments" / "ppow-vs-cst" / "results.json").read_text())
+    found = {row["suite"]: row for row in results["results"] if row["drafter"] == drafter}
+    steps, *suites, difference = cells_of(name)
+    assert suites == [f"{found[suite]['acceptance_length']:.3f}" for suite in ("gsm8k", "humaneval", "mt_bench")]
+    assert steps == ("" if drafter == "init" else str(results["training"][drafter]["steps"]))
+    mean = found["mean"]
+    if mean["difference"] is not None:
+        low, high = mean["difference_low"], mean["difference_high"]
+        assert difference == f"{mean['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+@pytest.mark.parametrize("window", ["cost_aware", "mixed_tree"])
+def test_where_the_time_goes_is_what_was_profiled(window):
+    folder = "model_cards/experiments/profile/" + window
+    shares = json.loads((ROOT / folder / "profile.json").read_text())["shares"]
+    said = re.search(rf"`{window}` ([\d.]+)%[^,]*, ([\d.]+)%[^%]* ([\d.]+)%[^(]*\(\[parts\]\({folder}/", README)
+    assert said, f"the README does not say where the time of `{window}` goes"
+    assert [float(value) for value in said.groups()] == [
+        round(100 * shares[phase], 1) for phase in ("verify", "draft", "other")
+    ]
+
+
 def test_every_command_named_in_the_readme_exists():
     listing = CliRunner().invoke(cli.app, ["--help"]).output
     named = set(re.findall(r"`?ppow ([a-z]+)", README))

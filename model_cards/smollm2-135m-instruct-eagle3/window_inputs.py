@@ -79,18 +79,18 @@ class WindowInputs:
 
     def _made(self, candidates: torch.LongTensor, drafted: int) -> dict[str, Any]:
         given, last = self.model_kwargs, self._position + drafted + 1
+        device = self._target.device  # a prompt may lie elsewhere
         if self._positions.shape[1] < last:
-            own = given["position_ids"]
-            self._positions = torch.arange(last + _SPARE, dtype=own.dtype, device=own.device)[None]
+            self._positions = torch.arange(last + _SPARE, dtype=given["position_ids"].dtype, device=device)[None]
         inputs = {
-            "input_ids": candidates[:, -drafted - 1 :].to(self._target.device),
+            "input_ids": candidates[:, -drafted - 1 :].to(device),
             "position_ids": self._positions[:, self._position : last],
             **{name: given[name] for name in ("past_key_values", "use_cache")},
         }
         if (mask := given.get("attention_mask")) is not None:
             columns = self._columns + drafted
             if self._ones.shape[1] < columns:
-                self._ones = mask.new_ones((1, columns + _SPARE))
+                self._ones = mask.new_ones((1, columns + _SPARE), device=device)
             inputs["attention_mask"] = self._ones[:, :columns]
         if "logits_to_keep" in given:
             inputs["logits_to_keep"] = drafted + 1

@@ -101,12 +101,12 @@ def test_another_figure_gives_another_card(folder):
 
     def change(results):
         row = next(r for r in results["results"] if (r["suite"], r["method"]) == ("gsm8k", own))
-        row["acceptance_length"], row["speedup"] = 7.77, 5.55
+        row["acceptance_length"], row["speedup"] = 77.77, 5.55
 
     _edit(folder / RESULTS, change)
     after = write_card(folder).read_text()
-    assert "7.77" not in before and "5.55x" not in before
-    assert "| 7.77 [" in after and "5.55x [" in after and "value: 7.77" in after
+    assert "77.77" not in before and "5.55x" not in before
+    assert "| 77.77 [" in after and "5.55x [" in after and "value: 77.77" in after
 
 
 def _numbers_of(value, scales=(1, 100, 1000, 1e-6)) -> set[str]:

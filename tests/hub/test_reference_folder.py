@@ -7,7 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from ppow_hf import AutoDrafter
+from ppow_hf.generation import cost_measurement
 from ppow_hf.hub.push_drafter import complete_folder
 from ppow_hf.hub.push_files import select_files
 
@@ -40,6 +44,19 @@ def test_costs_are_of_machines_the_benchmarks_ran_on(folder):
         f"{folder.name}/cost_model.json holds costs of a machine that no benchmark in the folder ran on: {foreign}. "
         "Take them out, or benchmark there too and run `ppow card`."
     )
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_costs_are_of_these_models_and_of_todays_code(folder):
+    """Others would never be found, and the card would state them all the same: run `ppow calibrate --drafter`."""
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    with torch.device("meta"):
+        target = LlamaForCausalLM(LlamaConfig(num_attention_heads=9, num_key_value_heads=3, **sizes))
+    identity = cost_measurement._identity(target, AutoDrafter.from_pretrained(folder))
+    entries = json.loads((folder / "cost_model.json").read_text())["entries"]
+    stale = [key for key in entries if key.split(" | ")[-1] != identity]
+    assert not stale, f"{folder.name}/cost_model.json holds costs that decoding does not look for: {stale}."
+    assert all("level_costs" in entry for entry in entries.values())
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
