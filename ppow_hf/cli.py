@@ -19,6 +19,7 @@ from .scripts.command_line import (
     PrepackOption,
     SeedOption,
     TargetOption,
+    load_drafter,
     load_models,
     parse_count,
     parse_numbers,
@@ -27,6 +28,7 @@ from .scripts.command_line import (
     print_line,
     run_app,
     set_seed,
+    split_drafters,
     split_names,
 )
 from .targets import DEFAULT_TARGET
@@ -246,7 +248,13 @@ def train(context: typer.Context) -> None:
 @app.command()
 def bench(
     target: TargetOption = DEFAULT_TARGET,
-    drafter: DrafterOption = None,
+    drafter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Drafter: a folder or a Hub id. Default: the reference drafter. NAME=PATH adds another, whose "
+            "windows are the methods METHOD@NAME; several times."
+        ),
+    ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
@@ -283,13 +291,16 @@ def bench(
     from ppow_hf.evaluation.methods import parse_methods
 
     names = method.split(",") if method else DEFAULT_METHODS
-    kinds = {parsed.kind for parsed in parse_methods(names)}
+    methods = parse_methods(names)
+    kinds = {parsed.kind for parsed in methods}
+    own_windows = any(parsed.kind == "window" and parsed.drafter is None for parsed in methods)
     temperatures = parse_numbers("--temperature", temperature)
     checked = parse_count("--check-float32", check_float32)
     set_seed(seed)
     # A drafter that wraps a causal LM also serves the hf_* methods, unless they are given another.
-    drafts = "window" in kinds or ("assistant" in kinds and assistant is None and drafter is not None)
-    target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device, with_drafter=drafts)
+    own, others = split_drafters(drafter or [])
+    drafts = own_windows or ("assistant" in kinds and assistant is None and own is not None)
+    target_model, tokenizer, drafter_model = load_models(console, target, own, dtype, device, with_drafter=drafts)
     results = run_benchmark(
         target_model,
         tokenizer,
@@ -302,6 +313,7 @@ def bench(
         limit=limit,
         seed=seed,
         assistant=assistant,
+        other_drafters={name: load_drafter(path, target_model) for name, path in others.items()},
         # Only greedy texts can be compared.
         check_float32=checked if 0 in temperatures else 0,
         max_seconds=None if max_minutes is None else 60 * max_minutes,

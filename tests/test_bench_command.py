@@ -145,3 +145,47 @@ def test_bad_input_is_one_clear_line(folders, tmp_path, monkeypatch, capsys, opt
 def test_a_default_run_takes_the_named_suites(folders, tmp_path, monkeypatch, capsys):
     status, _, error = call_main(monkeypatch, capsys, "bench", *models(folders), "--output", tmp_path / "out")
     assert status == 1 and "'gsm8k' is a public dataset" in error
+
+
+def test_drafters_by_name_beside_the_benchmarks_own(folders, tmp_path):
+    target = char_target()  # that in `folders`, which never refuses what it drafts itself
+    tiny_causal_drafter(target, num_layers=target.config.num_hidden_layers).save_pretrained(tmp_path / "whole")
+    options = ("--drafter", folders / "drafter", "--drafter", f"same={tmp_path / 'whole'}", "--dtype", "float32")
+    methods = "fixed:2,fixed:2@same,cost_aware@same"
+    assert run(*bench(folders, tmp_path / "out", methods, *options)).exit_code == 0
+    results = results_of(tmp_path / "out")
+    assert results["arguments"]["drafter"] == "drafter"
+    assert results["arguments"]["other_drafters"] == {"same": "whole"}
+    own, other = (row for row in results["results"] if row["method"].startswith("fixed:2"))
+    assert own["acceptance_rate"] < other["acceptance_rate"] == 1.0 and other["lossless_float32"] == 1.0
+
+
+def test_only_named_drafters_need_be_there(folders, tmp_path):
+    options = ("--drafter", f"a={folders / 'drafter'}")
+    assert run(*bench(folders, tmp_path, "fixed:2@a", *options)).exit_code == 0
+    assert results_of(tmp_path)["arguments"]["drafter"] is None
+
+
+@pytest.mark.parametrize(
+    ("drafters", "words"),
+    [
+        (["drafter", "causal"], "only one can be without a name"),
+        (["a=drafter", "a=causal"], "names two drafters 'a'"),
+        (["a="], "after `a=` comes a folder or a Hub id"),
+        (["drafter", "a=nowhere/at-all"], "is 'nowhere/at-all', where no drafter could be read"),
+        (["drafter", "a=causal"], "'a', of which no method is a window"),
+    ],
+)
+def test_drafters_that_cannot_be_told_apart_or_used(folders, tmp_path, monkeypatch, capsys, drafters, words):
+    monkeypatch.chdir(folders)
+    options = [part for name in drafters for part in ("--drafter", name)]
+    status, _, error = call_main(monkeypatch, capsys, *bench(folders, tmp_path / "out", "fixed:2", *options))
+    assert status == 1 and error.startswith("Error:") and words in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(folders, tmp_path):
+    (tmp_path / "lr=3e-4").symlink_to(folders / "drafter")
+    options = ("--drafter", tmp_path / "lr=3e-4")
+    assert run(*bench(folders, tmp_path / "out", "fixed:2", *options)).exit_code == 0
+    assert "other_drafters" not in results_of(tmp_path / "out")["arguments"]

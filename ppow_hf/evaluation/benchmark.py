@@ -11,7 +11,7 @@ method's tokens per second over plain `generate`'s on the same prompt.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def run_benchmark(
     seed: int = 0,
     dtype: str | torch.dtype | None = None,
     assistant: PreTrainedModel | str | os.PathLike | None = None,
+    other_drafters: Mapping[str, torch.nn.Module] | None = None,
     check_float32: int | str = 0,
     max_seconds: float | None = None,
     prepack: bool = False,
@@ -79,6 +80,8 @@ def run_benchmark(
         dtype (`str` or `torch.dtype`, *optional*): Hold the models in this dtype for the run. Default: the target's.
         assistant ([`~transformers.PreTrainedModel`] or `str`, *optional*):
             Causal LM for the hf_* methods, or where to load it from. Default: the one inside a `CausalLMDrafter`.
+        other_drafters (`Mapping[str, DrafterModel]`, *optional*):
+            Drafters to compare with, by name: the method `"cost_aware@cst"` is the window of the one named `"cst"`.
         check_float32 (`int` or `"all"`): Prompts per suite that are decoded once more in float32, where the text of
             every method must equal plain `generate`'s exactly.
         max_seconds (`float`, *optional*): Begin no further prompt after this time, and report what has been measured.
@@ -112,13 +115,16 @@ def run_benchmark(
     else:
         assistant_name = None
     assistant = resolve_assistant(drafter, assistant)
-    check_methods(method_list, target, drafter, assistant)
+    others = dict(other_drafters or {})
+    check_methods(method_list, target, drafter, assistant, others)
+    _check_used(others, method_list)
     examples = taking_turns(_collect(suites, limit, seed))
-    for model in (target, drafter, assistant):
+    models = (target, drafter, assistant, *others.values())
+    for model in models:
         if model is not None:
             model.eval()
-    if drafter is not None and any(method.kind == "window" for method in method_list):
-        drafter.bind_target(target)
+    for name in dict.fromkeys(method.drafter for method in method_list if method.kind == "window"):
+        (drafter if name is None else others[name]).bind_target(target)
 
     arguments = {
         "target": public_name(target, target_name),
@@ -136,6 +142,8 @@ def run_benchmark(
     }
     if prepack:
         arguments["prepack"] = True
+    if others:
+        arguments["other_drafters"] = {name: public_name(other, None) for name, other in others.items()}
     identity = {
         **arguments,
         # Two versions must not end up in one table; two machines may, in sittings of their own.
@@ -145,20 +153,22 @@ def run_benchmark(
         "drafter_hash": fingerprint(drafter),
         "assistant_hash": fingerprint(assistant) if arguments["assistant"] else None,
     }
+    if others:
+        identity["other_drafter_hashes"] = {name: fingerprint(other) for name, other in others.items()}
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     log = RecordLog(output_dir / "records.jsonl", identity)
     runner = BenchmarkRunner(
-        target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress, retries
+        target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress, retries, others
     )
-    with cast_floating((target, drafter, assistant), bench_dtype), prepacked((target, assistant) if prepack else ()):
+    with cast_floating(models, bench_dtype), prepacked((target, assistant) if prepack else ()):
         runner.run(examples, temperature_list, max_seconds)
         picture = runner.picture(examples, temperature_list[0])
     if bench_dtype == torch.float32 and 0.0 in temperature_list:
         float32_records = [_float32_from(record) for record in runner.prompts() if record["temperature"] == 0.0]
     else:
         chosen = _first_of_each_suite(examples, check_float32)
-        with cast_floating((target, drafter, assistant), torch.float32):
+        with cast_floating(models, torch.float32):
             float32_records = runner.check_float32(chosen)
 
     results = _results(arguments, log.records, float32_records, seed)
@@ -167,6 +177,8 @@ def run_benchmark(
     results["trace"] = picture
     # So that figures are never shown beside other weights.
     results["drafter_hash"] = identity["drafter_hash"]
+    if others:
+        results["other_drafter_hashes"] = identity["other_drafter_hashes"]
     write_json(output_dir / "results.json", results)
     from .report import write_report
 
@@ -181,7 +193,7 @@ def run_benchmark(
 
 def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
     prompts = [record for record in records if record["kind"] == "prompt"]
-    sittings, models = sitting_facts(records), cost_models(records)
+    sittings = sitting_facts(records)
     rows = []
     for temperature in arguments["temperatures"]:
         for suite in arguments["suites"]:
@@ -189,9 +201,10 @@ def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
             checked = [r for r in float32_records if r["suite"] == suite] if temperature == 0 else []
             for method in arguments["methods"]:
                 row = result_row(suite, method, temperature, arguments["dtype"], chosen, checked, seed)
-                if parse_method(method).is_chain and row["acceptance_length"] is not None:
+                parsed = parse_method(method)
+                if parsed.is_chain and row["acceptance_length"] is not None:
                     row["predicted_speedup"] = predicted_speedup(
-                        models, chosen, row["acceptance_length"], row["mean_window"]
+                        cost_models(records, parsed.drafter), chosen, row["acceptance_length"], row["mean_window"]
                     )
                 rows.append(row)
     summary = summarize(rows)
@@ -249,6 +262,15 @@ def _first_of_each_suite(examples: Sequence[Example], count: int | str) -> list[
             taken[example.suite] = taken.get(example.suite, 0) + 1
             chosen.append(example)
     return chosen
+
+
+def _check_used(others: Mapping[str, Any], methods: Sequence[Any]) -> None:
+    unused = [name for name in others if all(method.drafter != name for method in methods)]
+    if unused:
+        raise ValueError(
+            f"`other_drafters` has {', '.join(map(repr, unused))}, of which no method is a window: add for example "
+            f"`cost_aware@{unused[0]}` to `methods` (`--method`), or leave the drafter out."
+        )
 
 
 def _assistant_name(methods, drafter, assistant, drafter_name, given) -> str | None:

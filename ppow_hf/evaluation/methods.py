@@ -3,7 +3,8 @@
 """The decoding methods a benchmark compares, and what each asks of `generate`."""
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -38,6 +39,9 @@ METHOD_NAMES = (
     MIXED_TREE,
     f"{MIXED_TREE}:N",
 )
+# `METHOD@NAME`: a window of another drafter of the benchmark, the one of that name.
+AT = "@"
+DRAFTER_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 DEFAULT_METHODS = (PLAIN, "prompt_lookup", "fixed:3", "fixed:5", "fixed:8", "cost_aware")
 
 # transformers' own assisted generation. `hf_dynamic` is its default (stop drafting below 40% confidence), the other
@@ -73,16 +77,18 @@ class Method:
     One decoding method.
 
     Args:
-        name (`str`): As written on the command line, for example `"fixed:5"`.
+        name (`str`): As written on the command line, for example `"fixed:5"` or `"fixed:5@cst"`.
         kind (`"plain"`, `"prompt_lookup"`, `"assistant"` or `"window"`):
             Plain `generate`; n-gram lookup in the prompt; transformers' assisted generation with an ordinary causal
             LM; our generator with one of the window policies, or with lookup.
         options (`dict`): Generation settings of the assistant or of the lookup.
+        drafter (`str`, *optional*): Which of the benchmark's other drafters it is the window of; None for its own one.
     """
 
     name: str
     kind: Literal["plain", "prompt_lookup", "assistant", "window"]
     options: dict[str, Any] = field(default_factory=dict)
+    drafter: str | None = None
 
     @contextmanager
     def generate_kwargs(self, drafter: nn.Module | None, assistant: nn.Module | None) -> Iterator[dict[str, Any]]:
@@ -110,24 +116,37 @@ class Method:
     @property
     def is_chain(self) -> bool:
         """Whether every cycle drafts one window, token by token: what a cost model's window curve speaks of."""
-        return self.kind == "window" and self.name not in LOOKUP_WINDOWS and not self.name.startswith(TREES)
+        return self.kind == "window" and self.base not in LOOKUP_WINDOWS and not self.base.startswith(TREES)
+
+    @property
+    def base(self) -> str:
+        """The name without that of the drafter."""
+        return self.name.partition(AT)[0]
 
     def _window(self, drafter: nn.Module) -> WindowConfig:
         # The drafter's own window (its limits, its calibrated estimate) with another policy, not a default one.
         own = stored_window(drafter)
         # Nothing of a prompt before: the order of prompts must not matter.
         own = replace(own, carry_over=False, proposals="drafter")
-        if self.name.startswith(TREES):
-            return WindowConfig.parse(self.name, own)
+        if self.base.startswith(TREES):
+            return WindowConfig.parse(self.base, own)
         own = replace(own, tree=None)
-        if self.name in LOOKUP_WINDOWS:
-            return replace(own, policy="cost_aware", proposals=self.name)
-        policy, _, size = self.name.partition(":")
+        if self.base in LOOKUP_WINDOWS:
+            return replace(own, policy="cost_aware", proposals=self.base)
+        policy, _, size = self.base.partition(":")
         return replace(own, policy=policy, **({"size": int(size)} if size else {}))
 
 
 def parse_method(name: str) -> Method:
     """A [`Method`] from its name; raises [`MethodError`] naming the valid ones."""
+    if isinstance(name, str) and AT in name:
+        base, _, drafter = name.partition(AT)
+        method = parse_method(base)
+        if method.kind != "window":
+            raise MethodError(f"Method {name!r}: {base!r} is no window of a drafter; leave out `@{drafter}`.")
+        if not DRAFTER_NAME.fullmatch(drafter):
+            raise MethodError(f"Method {name!r}: after `@` comes the name of a drafter, for example `{base}@cst`.")
+        return replace(method, name=name, drafter=drafter)
     if name == PLAIN:
         return Method(name, "plain")
     if name == "prompt_lookup":
@@ -199,11 +218,29 @@ def resolve_assistant(drafter: nn.Module | None, assistant: nn.Module | None) ->
 
 
 def check_methods(
-    methods: Sequence[Method], target: nn.Module, drafter: nn.Module | None, assistant: nn.Module | None
+    methods: Sequence[Method],
+    target: nn.Module,
+    drafter: nn.Module | None,
+    assistant: nn.Module | None,
+    others: Mapping[str, nn.Module] | None = None,
 ) -> None:
     """Raise [`MethodError`] for the first method that cannot run with what was given, saying what to pass."""
+    others = others or {}
+    for name in others:
+        if not DRAFTER_NAME.fullmatch(name):
+            raise MethodError(
+                f"`other_drafters` has the name {name!r}. Use letters, digits, `_`, `-` and `.`, for example `cst`."
+            )
     for method in methods:
-        if method.kind == "window":
+        if method.drafter is not None:
+            if method.drafter not in others:
+                known = f" Known: {', '.join(others)}." if others else ""
+                raise MethodError(
+                    f"Method {method.name!r} is a window of the drafter {method.drafter!r}, which was not given: pass "
+                    f"it in `other_drafters` (`--drafter {method.drafter}=PATH_OR_REPO`).{known}"
+                )
+            check_methods([replace(method, name=method.base, drafter=None)], target, others[method.drafter], None)
+        elif method.kind == "window":
             if drafter is None:
                 raise MethodError(
                     f"Method {method.name!r} needs a drafter: pass `drafter` (`--drafter PATH_OR_REPO`)."

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from .methods import PLAIN
+from .methods import AT, PLAIN, parse_method
 
 # Okabe and Ito's palette, told apart with any colour vision; families of methods share a hue and differ in lightness.
 BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, GREY, LIGHT_GREY = (
@@ -81,7 +81,7 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
     temperatures = arguments["temperatures"]
     width = min(22.0, max(8.0, 2.0 + 0.34 * (len(methods) + 1.5) * len(groups)))
     figure = Figure(figsize=(width, 1.2 + 4.0 * len(temperatures)), layout="constrained")
-    colors = _method_colors(methods)
+    colors, hatches = _method_colors(methods), _drafter_hatches(methods)
     oracles = {
         row["suite"]: row["speedup_with_prompt"] or row["speedup"]
         for row in (results.get("oracle") or {"rows": []})["rows"]
@@ -100,7 +100,7 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
                 row = rows[suite, method]
                 x = group * step + place
                 speedup = row["speedup"]
-                axes.bar(x, speedup, width=0.9, color=colors[method], zorder=2)
+                axes.bar(x, speedup, width=0.9, color=colors[method], zorder=2, **hatches[method])
                 interval = row.get("speedup_interval")
                 high = speedup
                 if interval:
@@ -140,7 +140,7 @@ def _speedup_figure(results: dict[str, Any]) -> Figure:
             fontsize=11,
             color=INK,
         )
-    handles = [Patch(color=colors[method], label=method) for method in methods]
+    handles = [Patch(facecolor=colors[method], label=method, **hatches[method]) for method in methods]
     handles.append(axes.plot([], [], color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="plain generate (1.0)")[0])
     if oracles and 0 in temperatures:
         handles.append(axes.plot([], [], **ORACLE_LINE, label="oracle window (modelled)")[0])
@@ -221,17 +221,32 @@ _CELLS: dict[str, dict[str, Any]] = {
 }
 
 
+_HATCHES = ("///", "...", "xxx", "\\\\\\", "ooo")
+
+
 def _method_colors(methods: list[str]) -> dict[str, str]:
     colors = {}
     for method in methods:
-        if method.startswith("fixed:"):  # the longer the window, the darker
-            size = int(method.removeprefix("fixed:"))
+        base = method.partition(AT)[0]
+        if base.startswith("fixed:"):  # the longer the window, the darker
+            size = int(base.removeprefix("fixed:"))
             colors[method] = FIXED_SHADES[min(size, len(FIXED_SHADES)) - 1]
         elif method.startswith("prompt_lookup:"):
             colors[method] = LIGHT_GREY
         else:
-            colors[method] = METHOD_COLORS[method.partition(":")[0]]
+            colors[method] = METHOD_COLORS[base.partition(":")[0]]
     return colors
+
+
+def _drafter_hatches(methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Bars of one window have one colour whoever drafts; those of the other drafters are hatched, each its own way."""
+    drafters = dict.fromkeys(parse_method(method).drafter for method in methods)
+    drafters.pop(None, None)
+    patterns = {name: _HATCHES[index % len(_HATCHES)] for index, name in enumerate(drafters)}
+    return {
+        method: {} if AT not in method else {"hatch": patterns[method.partition(AT)[2]], "edgecolor": "white"}
+        for method in methods
+    }
 
 
 def _style(axes: Any) -> None:

@@ -83,6 +83,9 @@ def _introduction(results: dict[str, Any]) -> str:
     text = f"Target **{arguments['target']}**"
     if arguments["drafter"]:
         text += f", drafter **{arguments['drafter']}**"
+    if others := arguments.get("other_drafters"):
+        named = ", ".join(f"**{model}** as `@{name}`" for name, model in others.items())
+        text += f", beside it {named}"
     if arguments["assistant"]:
         text += f", assistant of the hf_ methods **{arguments['assistant']}**"
     devices = dict.fromkeys(fact["environment"]["device_name"] for fact in _sittings(results))

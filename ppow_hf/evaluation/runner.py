@@ -32,10 +32,24 @@ _WAIT_SECONDS, _IN_VAIN = 60.0, 3
 class BenchmarkRunner:
     """Runs methods on prompts and keeps the log; everything of it is decided by the arguments of [`run_benchmark`]."""
 
-    def __init__(self, target, tokenizer, drafter, assistant, methods, max_new_tokens, seed, log, progress, retries=0):
+    def __init__(
+        self,
+        target,
+        tokenizer,
+        drafter,
+        assistant,
+        methods,
+        max_new_tokens,
+        seed,
+        log,
+        progress,
+        retries=0,
+        other_drafters=None,
+    ):
         self.target = target
         self.tokenizer = tokenizer
-        self.drafter = drafter
+        # By name, the benchmark's own one under None.
+        self.drafters = {None: drafter, **(other_drafters or {})}
         self.assistant = assistant
         self.methods: list[Method] = methods
         self.max_new_tokens: int = max_new_tokens
@@ -95,11 +109,12 @@ class BenchmarkRunner:
         return seen >= {(temperature, example.suite) for _, temperature, example in jobs}
 
     def _note_costs(self, sitting: int) -> None:
-        """Keeps the drafter's measured costs in the log, once for every sitting."""
-        windows = any(method.kind == "window" for method in self.methods)
-        if self.drafter is not None and windows and sitting not in cost_models(self.log.records):
-            costs = cost_fields(CostModel.for_models(self.target, self.drafter))
-            self.log.append({"kind": "cost_model", "sitting": sitting, "cost_model": costs})
+        """Keeps the drafters' measured costs in the log, once for every sitting."""
+        for name in dict.fromkeys(method.drafter for method in self.methods if method.kind == "window"):
+            if sitting not in cost_models(self.log.records, name):
+                costs = cost_fields(CostModel.for_models(self.target, self.drafters[name]))
+                whose = {} if name is None else {"drafter": name}
+                self.log.append({"kind": "cost_model", "sitting": sitting, **whose, "cost_model": costs})
 
     def check_float32(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """Greedy text of every method against plain `generate`'s; the models must be held in float32."""
@@ -198,7 +213,7 @@ class BenchmarkRunner:
         return measure_generation(
             method,
             self.target,
-            self.drafter,
+            self.drafters[method.drafter],
             self.assistant,
             ids,
             max_new_tokens=max_new_tokens or self.max_new_tokens,

@@ -38,12 +38,18 @@ def environments(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record["environment"] for record in records if record["kind"] == "sitting"]
 
 
-def cost_models(records: Sequence[dict[str, Any]]) -> dict[int, CostModel]:
-    """The costs measured in every sitting, by its number; none where no window was measured."""
+def cost_models(records: Sequence[dict[str, Any]], drafter: str | None = None) -> dict[int, CostModel]:
+    """
+    The costs measured in every sitting, by its number; none where no window was measured.
+
+    Args:
+        records (`Sequence[dict]`): The benchmark's log.
+        drafter (`str`, *optional*): Which of its other drafters is meant; None for its own one.
+    """
     return {
         record["sitting"]: CostModel.from_dict(record["cost_model"])
         for record in records
-        if record["kind"] == "cost_model"
+        if record["kind"] == "cost_model" and record.get("drafter") == drafter
     }
 
 
@@ -52,12 +58,22 @@ def sitting_facts(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     What `results.json` says of the sittings, the one with most prompts first.
 
     Returns:
-        `list[dict]`: `environment`, `cost_model` (None without windows) and `num_prompts`, over all temperatures.
+        `list[dict]`: `environment`, `cost_model` (None without windows), `other_cost_models` by the names of other
+        drafters, if there are any, and `num_prompts`, over all temperatures.
     """
     measured = [record["sitting"] for record in records if record["kind"] == "prompt"]
-    costs = {record["sitting"]: record["cost_model"] for record in records if record["kind"] == "cost_model"}
+    costs: dict[str | None, dict[int, Any]] = {}
+    for record in records:
+        if record["kind"] == "cost_model":
+            costs.setdefault(record.get("drafter"), {})[record["sitting"]] = record["cost_model"]
+    own = costs.pop(None, {})
     facts = [
-        {"environment": environment, "cost_model": costs.get(number), "num_prompts": measured.count(number)}
+        {
+            "environment": environment,
+            "cost_model": own.get(number),
+            **({"other_cost_models": {name: of.get(number) for name, of in costs.items()}} if costs else {}),
+            "num_prompts": measured.count(number),
+        }
         for number, environment in enumerate(environments(records))
     ]
     return sorted((fact for fact in facts if fact["num_prompts"]), key=lambda fact: -fact["num_prompts"])

@@ -87,7 +87,11 @@ class Benchmark:
 
     def best_fixed(self) -> int | None:
         """The fixed window that was fastest on the mean over suites, at the lowest temperature."""
-        fixed = [row for row in self.summary if row["method"].startswith("fixed:") and row["speedup"] is not None]
+        fixed = [
+            row
+            for row in self.summary
+            if is_window(row["method"]) and row["method"].startswith("fixed:") and row["speedup"] is not None
+        ]
         if not fixed:
             return None
         best = max(fixed, key=lambda row: (-row["temperature"], row["speedup"]))
@@ -270,7 +274,8 @@ def begins_fresh(provenance: dict[str, Any]) -> bool:
 def is_window(method: str) -> bool:
     """Whether a benchmark's method is this drafter under a window policy."""
     try:
-        return parse_method(method).kind == "window"
+        parsed = parse_method(method)
+        return parsed.kind == "window" and parsed.drafter is None
     except MethodError:
         return False
 

@@ -5,6 +5,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -106,7 +107,7 @@ def load_models(
     """
     from transformers.utils import logging
 
-    from ppow_hf import AutoDrafter, load_target, prepack_weights
+    from ppow_hf import load_target, prepack_weights
     from ppow_hf.quickstart import reference_drafter_path
 
     logging.disable_progress_bar()
@@ -117,17 +118,32 @@ def load_models(
             prepack_weights(target)
         if not with_drafter:
             return target, tokenizer, None
-        source = drafter_name or reference_drafter_path()
-        try:
-            drafter = AutoDrafter.from_pretrained(source, dtype=target.dtype).to(target.device)
-        except OSError as error:
-            raise OSError(
-                f"`--drafter` is {str(source)!r}, where no drafter could be read: give a folder that "
-                "`drafter.save_pretrained` wrote, or a Hub id, which needs the network or a filled Hub cache. The "
-                f"cause: {error}"
-            ) from error
-        drafter.bind_target(target)
-    return target, tokenizer, drafter
+        return target, tokenizer, load_drafter(drafter_name or reference_drafter_path(), target)
+
+
+def load_drafter(source: str | os.PathLike, target):
+    """
+    The drafter of `--drafter`, in the target's dtype, on its device and bound to it.
+
+    Args:
+        source (`str` or `os.PathLike`): A folder or a Hub id.
+        target ([`~transformers.PreTrainedModel`]): The target.
+
+    Raises:
+        OSError: If no drafter could be read there.
+    """
+    from ppow_hf import AutoDrafter
+
+    try:
+        drafter = AutoDrafter.from_pretrained(source, dtype=target.dtype).to(target.device)
+    except OSError as error:
+        raise OSError(
+            f"`--drafter` is {str(source)!r}, where no drafter could be read: give a folder that "
+            "`drafter.save_pretrained` wrote, or a Hub id, which needs the network or a filled Hub cache. The "
+            f"cause: {error}"
+        ) from error
+    drafter.bind_target(target)
+    return drafter
 
 
 def set_seed(seed: int) -> None:
@@ -151,6 +167,35 @@ def split_names(options: list[str]) -> list[str]:
     for option in options:
         names += [option] if os.path.exists(option) else [part.strip() for part in option.split(",") if part.strip()]
     return names
+
+
+def split_drafters(options: list[str]) -> tuple[str | None, dict[str, str]]:
+    """
+    The drafter of a command and the others, from `PATH` and `NAME=PATH`.
+
+    Args:
+        options (`list[str]`): What `--drafter` was given, in order. A path that exists is a path, whatever its name.
+
+    Raises:
+        ValueError: If two drafters have no name, or the same one.
+    """
+    own, others = [], {}
+    for option in options:
+        name, equals, path = option.partition("=")
+        if not equals or Path(option).exists():
+            own.append(option)
+        elif name in others:
+            raise ValueError(f"`--drafter` names two drafters {name!r}: give each a name of its own.")
+        elif not path:
+            raise ValueError(f"`--drafter` is {option!r}: after `{name}=` comes a folder or a Hub id.")
+        else:
+            others[name] = path
+    if len(own) > 1:
+        raise ValueError(
+            f"`--drafter` was given {', '.join(map(repr, own))}: only one can be without a name. Give the others as "
+            "NAME=PATH; their windows are the methods METHOD@NAME."
+        )
+    return (own[0] if own else None), others
 
 
 def parse_count(name: str, text: str) -> int | str:
