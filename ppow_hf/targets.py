@@ -28,6 +28,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .drafters.prepacking import cpu_computes_in_bfloat16
+
 logger = logging.get_logger(__name__)
 
 DEFAULT_TARGET = "smollm2-135m-instruct"
@@ -159,7 +161,7 @@ def inference_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        native = cpu_computes_in_bfloat16()
     else:
         native = True
     return torch.bfloat16 if native else torch.float32

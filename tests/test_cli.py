@@ -16,12 +16,15 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import constants
 from rich.console import Console
 
-from ppow_hf import AutoDrafter, cli, drafters, quickstart
+from ppow_hf import AutoDrafter, cli, drafters, load_target, quickstart
+from ppow_hf.console import chat_inputs
 from ppow_hf.drafters import prepacking
 from ppow_hf.drafters.prepacking import can_prepack
 from ppow_hf.evaluation import precision
 from ppow_hf.generation import CostModel
 from tests.command_testing_utils import call_main, contents, models, run, write_folders
+from tests.data.data_testing_utils import char_target
+from tests.testing_utils import tiny_causal_drafter
 
 COMMANDS = typer.main.get_command(cli.app).commands
 
@@ -105,6 +108,32 @@ def test_generate_prints_the_targets_own_text(folders):
     result = run("generate", "Say something.", *models(folders), "--max-new-tokens", 12, "--dtype", "float32")
     assert result.exit_code == 0
     assert "speculative" in result.output and "plain" in result.output and "acceptance length" in result.output
+    target, tokenizer = load_target(folders / "target", dtype="float32")
+    inputs = chat_inputs(tokenizer, "Say something.")
+    ids = target.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() in result.output
+
+
+def test_generate_marks_the_accepted_draft_tokens(folders, tmp_path, monkeypatch):
+    target = char_target()  # that in `folders`, which never refuses what it drafts itself
+    tiny_causal_drafter(target, num_layers=target.config.num_hidden_layers).save_pretrained(tmp_path / "same")
+    console = Console(width=200, highlight=False, force_terminal=True, color_system="standard")
+    monkeypatch.setattr(cli, "console", console)
+    for drafter, green in ((folders / "drafter", False), (tmp_path / "same", True)):
+        result = run(
+            "generate", "Say something.", "--target", folders / "target", "--drafter", drafter, "--device", "cpu",
+            "--dtype", "float32", "--window", "fixed:3", "--max-new-tokens", 12,
+        )  # fmt: skip
+        assert result.exit_code == 0
+        text = result.output.rpartition("\x1b[2K")[2].partition("speculative")[0]  # behind the spinner, which is green
+        assert ("\x1b[32m" in text) == green
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_responses_come_in_bfloat16_where_the_cpu_computes_in_it(folders, tmp_path, monkeypatch, native, dtype):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    assert run(*data_command(folders, tmp_path / "out", "--prompts", folders / "prompts.jsonl")).exit_code == 0
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["settings"]["dtype"] == dtype
 
 
 def test_generate_with_nothing_to_say(tmp_path):

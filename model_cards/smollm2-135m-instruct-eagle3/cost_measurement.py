@@ -131,14 +131,7 @@ def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel
     remembered = drafter.__dict__.setdefault("_cost_models", {})
     if key in remembered:
         return remembered[key]
-    found = None
-    for place in filter(None, (_beside(drafter), _in_cache())):
-        try:
-            found = CostModel.load(place, key)
-        except (ValueError, OSError) as error:
-            logger.warning(f"Ignoring a stored cost model: {error}")
-        if found is not None:
-            break
+    found = stored_cost_model(target, drafter)
     if found is None:
         found = measure_cost_model(target, drafter)
         logger.warning(
@@ -148,6 +141,27 @@ def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel
         )
     remembered[key] = found
     return found
+
+
+def stored_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel | None:
+    """
+    The cost model of these models on this machine, if one is stored beside the drafter or in the user's cache. A file
+    that cannot be read is passed over with a warning; nothing is measured.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafter ([`DrafterModel`]): The drafter, in the dtype that it decodes in.
+    """
+    key = cost_model_key(target, drafter)
+    for place in filter(None, (_beside(drafter), _in_cache())):
+        try:
+            found = CostModel.load(place, key)
+        except (ValueError, OSError) as error:
+            logger.warning(f"Ignoring a stored cost model: {error}")
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def _store(cost_model: CostModel) -> str:

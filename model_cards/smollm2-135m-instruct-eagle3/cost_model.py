@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
+
+from .whole_files import write_json_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -252,15 +253,7 @@ class CostModel:
             entries = {}
         entries[self.key] = self.to_dict()
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": _FORMAT, "entries": entries}, indent=2, sort_keys=True) + "\n"
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_json_whole(path, {"format": _FORMAT, "entries": entries}, sort_keys=True)
         return path
 
     @classmethod

@@ -82,10 +82,11 @@ def check_target(target: PreTrainedModel) -> None:
     """
     if getattr(target.config, "is_encoder_decoder", False):
         raise ValueError(
-            f"`{type(target).__name__}` is an encoder-decoder model; drafters work with decoder-only targets."
+            f"`target` is a `{type(target).__name__}`, an encoder-decoder model, which drafters do not work with. "
+            "Use a decoder-only one, such as `AutoModelForCausalLM` loads."
         )
     if getattr(target, "_is_stateful", False):
         raise ValueError(
-            f"`{type(target).__name__}` keeps a recurrent state that cannot be rolled back after a rejected draft "
-            "token. Use a target whose cache can be cropped."
+            f"`target` is a `{type(target).__name__}`, which keeps a recurrent state that cannot be rolled back "
+            "after a rejected draft token. Use a target whose cache can be cropped, one with attention in every layer."
         )

@@ -126,10 +126,13 @@ def can_prepack(layer: nn.Module) -> bool:
     weight = layer.weight
     if type(weight) is not nn.Parameter or weight.is_inference() or not weight.numel():
         return False
-    return weight.is_cpu and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.enabled and _supported()
+    if not (weight.is_cpu and weight.dtype == torch.bfloat16):
+        return False
+    return torch.backends.mkldnn.enabled and cpu_computes_in_bfloat16()
 
 
-def _supported() -> bool:
+def cpu_computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16 numbers, as oneDNN sees it; others emulate them."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ..whole_files import write_json_whole
+
 PROVENANCE_FILE = "provenance.json"
 # What a training writes beside the drafter that came out of it.
 TRAINING_PROVENANCE_FILE, TRAINING_LOG_FILE = "training_provenance.json", "training_log.json"
@@ -71,20 +73,6 @@ def explain_disk_full(path: Path, remedy: str) -> Iterator[None]:
         raise OSError(error.errno, f"The disk is full: {path} could not be written. {remedy}") from error
 
 
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it, then rename it: readers see all of it or none."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def save_dataset_whole(
     dataset: Dataset, output_dir: str | os.PathLike, provenance: dict, workspace: Path | None = None
 ) -> None:
@@ -115,7 +103,7 @@ def save_dataset_whole(
         try:
             temporary.chmod(0o755)
             dataset.save_to_disk(temporary)
-            write_text_whole(temporary / PROVENANCE_FILE, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
+            write_json_whole(temporary / PROVENANCE_FILE, provenance)
             os.replace(temporary, output_dir)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .files import explain_disk_full, write_text_whole
+from ..whole_files import write_json_whole, write_text_whole
+from .files import explain_disk_full
 
 _SETTINGS_FILE = "settings.json"
 
@@ -86,7 +87,7 @@ class ShardFolder:
         if before is None:
             with self._explained("Nothing was generated yet"):
                 path = self.folder / _SETTINGS_FILE
-                write_text_whole(path, json.dumps(self.settings, indent=2, sort_keys=True) + "\n")
+                write_json_whole(path, self.settings, sort_keys=True)
             return
         changed = sorted(
             key for key in before.keys() | self.settings.keys() if before.get(key) != self.settings.get(key)

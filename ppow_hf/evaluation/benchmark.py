@@ -9,7 +9,6 @@ prompts. tau = tokens committed / verifications, the target's bonus token includ
 method's tokens per second over plain `generate`'s on the same prompt.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..whole_files import write_json_whole
 from .aggregate import BOOTSTRAP, calibration_rows, compare_with_fixed, result_row, summarize
 from .contention import disturbed
 from .environment import describe_environment
@@ -179,7 +179,7 @@ def run_benchmark(
     results["drafter_hash"] = identity["drafter_hash"]
     if others:
         results["other_drafter_hashes"] = identity["other_drafter_hashes"]
-    write_json(output_dir / "results.json", results)
+    write_json_whole(output_dir / "results.json", results)
     from .report import write_report
 
     images = {}
@@ -226,13 +226,6 @@ def _disturbed_runs(prompts: Sequence[dict[str, Any]]) -> dict[str, int]:
     shares = [run.get("others") for record in prompts for run in record["methods"].values()]
     known = [share for share in shares if share is not None]
     return {"runs": sum(map(disturbed, known)), "of": len(known)}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON under a temporary name and move it into place."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _collect(suites: Sequence[Any], limit: int | None, seed: int) -> list[Example]:

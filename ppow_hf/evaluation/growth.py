@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..drafters import DrafterModel
-from .benchmark import write_json
+from ..whole_files import write_json_whole
 from .environment import describe_environment
 from .growth_measure import growth_methods, measure_call, measure_memory
 from .growth_prompts import prompts_of_lengths
@@ -140,7 +140,7 @@ def measure_growth(
         "rows": rows,
         "exponents": growth_exponents(rows),
     }
-    write_json(output_dir / "growth.json", results)
+    write_json_whole(output_dir / "growth.json", results)
     from .growth_report import write_growth_report
 
     write_growth_report(results, output_dir, plots=plots)

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..whole_files import write_text_whole
 from .markdown import NOTHING, environment_list, number, percent, table, times
 from .methods import PLAIN
 from .plots import BLUE, GREEN, INK, ORANGE, VERMILION, _method_colors, _style, save_figure
@@ -48,9 +49,7 @@ def write_growth_report(results: dict[str, Any], output_dir: str | os.PathLike, 
         if _rows(results, "window"):
             images.append(WINDOW_IMAGE)
             save_figure(_window_figure(results), output_dir / WINDOW_IMAGE)
-    temporary = output_dir / ".growth.md.tmp"
-    temporary.write_text(render_growth_report(results, images), encoding="utf-8")
-    os.replace(temporary, output_dir / "growth.md")
+    write_text_whole(output_dir / "growth.md", render_growth_report(results, images))
 
 
 def render_growth_report(results: dict[str, Any], images: Sequence[str] = ()) -> str:

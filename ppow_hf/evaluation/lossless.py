@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..drafters import DrafterModel
-from .benchmark import write_json
+from ..whole_files import write_json_whole, write_text_whole
 from .environment import decoding_code, describe_environment
 from .markdown import number, table
 from .methods import PLAIN, Method, check_methods, parse_methods
@@ -108,10 +108,8 @@ def check_lossless(
         "decoding_code": dict(Counter(record.get("decoding_code", "not recorded") for record in done.values())),
         "results": _rows([done[example.suite, example.id] for example in examples], arguments),
     }
-    write_json(output_dir / "lossless.json", results)
-    temporary = output_dir / ".lossless.md.tmp"
-    temporary.write_text(render_lossless(results), encoding="utf-8")
-    os.replace(temporary, output_dir / "lossless.md")
+    write_json_whole(output_dir / "lossless.json", results)
+    write_text_whole(output_dir / "lossless.md", render_lossless(results))
     return results
 
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..drafters import DrafterModel
 from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel, WindowConfig
+from ..whole_files import write_json_whole
 from .aggregate import bootstrap_interval
-from .benchmark import write_json
 from .measure import measure_generation
 from .methods import PLAIN, parse_method
 from .precision import cast_floating, fingerprint, parse_dtype
@@ -112,7 +112,7 @@ def add_oracle(
         "same_texts": _same_texts(folder, log.records),
         "rows": oracle_rows(log.records, results),
     }
-    write_json(folder / "results.json", results)
+    write_json_whole(folder / "results.json", results)
     from .report import write_report
 
     images = {}

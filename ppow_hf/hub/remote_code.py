@@ -13,11 +13,11 @@ from __future__ import annotations
 import ast
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..drafters import DRAFTER_FAMILIES
+from ..whole_files import write_text_whole
 
 PACKAGE = "ppow_hf"
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def write_remote_code(folder: str | os.PathLike) -> list[Path]:
     config = _read_config(folder)
     files = remote_files(config.get("model_type"))
     for name, text in files.items():
-        write_whole(folder / name, text)
+        write_if_changed(folder / name, text)
     for path in (*folder.glob("*.py"), *folder.glob("custom_generate/*.py")):
         if path.relative_to(folder).as_posix() not in files and _MARK in path.read_text(encoding="utf-8"):
             path.unlink()
@@ -63,7 +63,7 @@ def write_remote_code(folder: str | os.PathLike) -> list[Path]:
     if config.get("auto_map") != auto_map:
         config["auto_map"] = auto_map
         # As transformers writes it, so that saving again gives the same file.
-        write_whole(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_if_changed(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     return [*(folder / name for name in files), folder / "config.json"]
 
 
@@ -272,17 +272,8 @@ def _read_config(folder: Path) -> dict:
     return config
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes under another name first: a crash leaves the old file. Files of the same content are not touched."""
+def write_if_changed(path: Path, text: str) -> None:
+    """Writes a file whole; one of the same content is not touched."""
     if path.is_file() and path.read_bytes() == text.encode():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_text_whole(path, text)

@@ -25,14 +25,7 @@ from ppow_hf.data import generate_responses, load_prompts
 from ppow_hf.evaluation.compare import AcceptanceFigure, PromptOutcome, acceptance_figures, measure_acceptance
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.precision import fingerprint
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 
 def greedy_answers(target, tokenizer, suites: Sequence[str], folder: Path, max_new_tokens: int) -> Dataset:
@@ -62,7 +55,7 @@ def outcomes_of(target, folder: str | os.PathLike, answers: Dataset, window: int
         if content["identity"] == identity:
             return [PromptOutcome(**entry) for entry in content["outcomes"]]
     found = measure_acceptance(target, drafter, answers, window, progress=True)
-    write_whole(stored, json.dumps({"identity": identity, "outcomes": [vars(outcome) for outcome in found]}))
+    write_text_whole(stored, json.dumps({"identity": identity, "outcomes": [vars(outcome) for outcome in found]}))
     return found
 
 
@@ -121,8 +114,8 @@ def compare_drafters(
         },
         "results": {name: [figure.to_dict() for figure in entries] for name, entries in figures.items()},
     }
-    write_whole(output / "results.json", json.dumps(results, indent=1) + "\n")
-    write_whole(output / "report.md", comparison_table(figures, baseline, window) + "\n")
+    write_json_whole(output / "results.json", results)
+    write_text_whole(output / "report.md", comparison_table(figures, baseline, window) + "\n")
     return results
 
 

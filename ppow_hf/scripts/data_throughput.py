@@ -6,7 +6,6 @@ How fast `ppow data` is against a bare batched `generate` loop over the same pro
     python -m ppow_hf.scripts.data_throughput --prompts prompts.jsonl --limit 64 --output runs/data_throughput.json
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +14,11 @@ import typer
 from transformers import set_seed
 
 from ppow_hf.data import load_prompts, measure_throughput, select_prompts
-from ppow_hf.data.files import write_text_whole
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.precision import public_name
 from ppow_hf.scripts.command_line import run
 from ppow_hf.targets import DEFAULT_TARGET, inference_dtype, load_target
+from ppow_hf.whole_files import write_json_whole
 
 
 def main(
@@ -63,7 +62,7 @@ def main(
     }
     content = {"environment": describe_environment(target_model.device), "arguments": arguments, "results": figures}
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(output, json.dumps(content, indent=2) + "\n")
+    write_json_whole(output, content)
     print(
         f"{figures['tokens_per_second']:.0f} tokens/s, a bare loop {figures['bare_tokens_per_second']:.0f}: "
         f"{figures['ratio']:.2f} of its speed (median of {rounds}). {output}"

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ppow_hf.whole_files import write_text_whole, written_whole
 
 _CURVES = (
     ("accepted_length", "accepted draft tokens per rolled-out window"),
@@ -27,9 +28,7 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
     baseline = _baseline(results["config"])
     _save(folder / "acceptance.png", lambda path: _draw_differences(path, results["results"], baseline))
     _save(folder / "training.png", lambda path: _draw_curves(path, results["training"]))
-    temporary = folder / ".report.md.tmp"
-    temporary.write_text(report_text(results), encoding="utf-8")
-    os.replace(temporary, folder / "report.md")
+    write_text_whole(folder / "report.md", report_text(results))
 
 
 def report_text(results: dict[str, Any]) -> str:
@@ -117,12 +116,8 @@ def _flat(value: Any) -> bool:
 
 
 def _save(path: Path, draw: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    try:
+    with written_whole(path) as temporary:
         draw(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _draw_differences(path: Path, entries: list[dict[str, Any]], baseline: str) -> None:

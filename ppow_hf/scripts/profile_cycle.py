@@ -10,7 +10,6 @@ Writes `profile.json`, `profile.md` and `profile.png`. A prompt file is a suite 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +27,8 @@ from ppow_hf.evaluation.stopwatches import DRAFT, LOOP, OURS, THEIRS
 from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.scripts.command_line import run
-from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 _COLORS = {DRAFT: "#0072B2", OURS: "#D55E00", THEIRS: "#999999", LOOP: "#CCCCCC"}
 
@@ -45,8 +44,8 @@ def write_profile(result: CycleProfile, output: Path, arguments: dict[str, Any],
         device (`torch.device`): Where.
     """
     content = {"environment": describe_environment(device), "arguments": arguments, **result.to_dict()}
-    write_whole(output / "profile.json", json.dumps(content, indent=1) + "\n")
-    write_whole(output / "profile.md", profile_tables(result) + "\n")
+    write_json_whole(output / "profile.json", content)
+    write_text_whole(output / "profile.md", profile_tables(result) + "\n")
     save_figure(_figure(result), output / "profile.png")
 
 

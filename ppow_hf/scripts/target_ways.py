@@ -10,7 +10,6 @@ Writes `ways.json` and `ways.md`. A prompt file is a suite file, as for `ppow be
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +25,8 @@ from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.evaluation.target_ways import WAYS, compare_ways, render_ways, ways_rows
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.scripts.command_line import run
-from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 
 def main(
@@ -74,9 +73,9 @@ def main(
         "seed": seed,
     }
     content = {"environment": environment, "arguments": arguments, "rows": ways_rows(rows)}
-    write_whole(output / "ways.json", json.dumps(content, indent=1) + "\n")
+    write_json_whole(output / "ways.json", content)
     text = render_ways(content)
-    write_whole(output / "ways.md", text)
+    write_text_whole(output / "ways.md", text)
     print(text)
 
 

@@ -3,21 +3,14 @@
 """What decoding with the drafter in training costs: the same number for all processes (ours)."""
 
 import copy
-import os
-from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ..drafters import DrafterModel
 from ..generation import CostModel
-from ..generation.cost_measurement import cost_model_key
-from ..generation.cost_model import COST_MODEL_FILE
-from ..targets import cache_dir
-
-logger = logging.get_logger(__name__)
+from ..generation.cost_measurement import stored_cost_model
 
 
 def decoding_costs(
@@ -44,7 +37,8 @@ def decoding_costs(
     """
     costs = [given]
     if given is None and accelerator.is_main_process:
-        costs = [CostModel.for_models(target, _as_decoded(drafter, target)) if measure else _stored(target, drafter)]
+        find = CostModel.for_models if measure else stored_cost_model
+        costs = [find(target, _as_decoded(drafter, target))]
     return broadcast_object_list(costs)[0]
 
 
@@ -57,21 +51,3 @@ def _as_decoded(drafter: DrafterModel, target: PreTrainedModel) -> DrafterModel:
             parameter.data = parameter.data.to(target.dtype)
     decoding.bind_target(target)
     return decoding
-
-
-def _stored(target: PreTrainedModel, drafter: DrafterModel) -> CostModel | None:
-    """The costs of these models on this machine, where they are stored. Nothing is measured."""
-    source = drafter.name_or_path or drafter.config._name_or_path
-    folders = [*([source] if source and os.path.isdir(source) else []), cache_dir()]
-    files = [path for path in (Path(folder) / COST_MODEL_FILE for folder in folders) if path.exists()]
-    # A copy of the drafter is made where there is something to look it up in.
-    key = cost_model_key(target, _as_decoded(drafter, target)) if files else None
-    for path in files:
-        try:
-            found = CostModel.load(path, key)
-        except (ValueError, OSError) as error:
-            logger.warning(f"Ignoring a stored cost model: {error}")
-            continue
-        if found is not None:
-            return found
-    return None

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ..data.files import explain_disk_full, write_text_whole
+from ..data.files import explain_disk_full
 from ..data.fingerprint import weights_fingerprint
+from ..whole_files import write_json_whole
 
 
 class FeatureCache:
@@ -71,7 +72,7 @@ class FeatureCache:
         )
         with explain_disk_full(self.path, remedy):
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text_whole(self.path / "key.json", json.dumps(key, indent=2) + "\n")
+            write_json_whole(self.path / "key.json", key)
             _reserve(self.path / "states.bin", size)
             _reserve(self.path / "filled.bin", len(lengths))
         # `from_file` maps the file, so that what is written survives a kill; a row counts once its flag is set.

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..drafters import DrafterModel
+from ..whole_files import write_json_whole, written_whole
 
 _FIGURES = "acceptance.json"
 
@@ -38,9 +39,7 @@ class InitialDrafter:
 
     def write_figures(self, figures: dict[str, float]) -> None:
         """Writes its figures beside the weights, whole or not at all."""
-        temporary = self.folder / (_FIGURES + ".tmp")
-        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / _FIGURES)
+        write_json_whole(self.folder / _FIGURES, figures, allow_nan=True)
 
     def forget_figures(self) -> None:
         """Removes the figures of an earlier run."""
@@ -74,9 +73,8 @@ class InitialDrafter:
         folder.mkdir(parents=True, exist_ok=True)
         kept = [path for path in self.folder.iterdir() if path.is_file() and path.name != _FIGURES]
         for path in kept:
-            temporary = folder / f".{path.name}.tmp"
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, folder / path.name)
+            with written_whole(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
         # Shards of another drafter beside the whole file would be pushed with it.
         for other in set(folder.glob("model*.safetensors*")) - {folder / path.name for path in kept}:
             other.unlink()

@@ -4,14 +4,13 @@
 
 import dataclasses
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
 from ..data.files import TRAINING_LOG_FILE, TRAINING_PROVENANCE_FILE
+from ..whole_files import write_json_whole
 
 if TYPE_CHECKING:
     from .drafter_trainer import DrafterTrainer
@@ -59,9 +58,7 @@ class TrainingRecord:
         Path(folder).mkdir(parents=True, exist_ok=True)
         # The one that says that the training is done comes last.
         for name, content in ((TRAINING_LOG_FILE, self.log), (TRAINING_PROVENANCE_FILE, self.facts)):
-            temporary = Path(folder, name + ".tmp")
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, Path(folder, name))
+            write_json_whole(Path(folder, name), content, allow_nan=True)
 
 
 def recorded_weights(folder: str | Path) -> dict[str, str] | None:

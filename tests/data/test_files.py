@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset, load_from_disk
 
 from ppow_hf.data import files
-from ppow_hf.data.files import PROVENANCE_FILE, read_jsonl, save_dataset_whole, write_text_whole
+from ppow_hf.data.files import PROVENANCE_FILE, read_jsonl, save_dataset_whole
 
 
 def no_space(*args, **kwargs):
@@ -41,16 +41,6 @@ def test_read_jsonl_names_file_line_and_argument(tmp_path, content, message):
 def test_read_jsonl_without_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="`path`.*no such file"):
         list(read_jsonl(tmp_path / "none.jsonl", "path"))
-
-
-def test_write_text_whole_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
-    path = tmp_path / "file.json"
-    write_text_whole(path, "old")
-    monkeypatch.setattr(files.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
-        write_text_whole(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_save_dataset_whole(tmp_path):

@@ -160,7 +160,7 @@ def test_other_layers_are_left_alone(monkeypatch):
     for module in (nn.Linear(4, 4), nn.Linear(4, 4).half(), Own(4, 4).bfloat16(), hooked, nn.Embedding(4, 4)):
         kind = type(module)
         assert prepack_weights(module) == 0 and type(module) is kind
-    monkeypatch.setattr(prepacking, "_supported", lambda: False)
+    monkeypatch.setattr(prepacking, "cpu_computes_in_bfloat16", lambda: False)
     assert prepack_weights(layer()) == 0
 
 

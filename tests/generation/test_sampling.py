@@ -90,7 +90,7 @@ def reduced_drafter(target):
     return Eagle3Drafter.from_target(target, draft_token_ids=torch.tensor([0, 1, 3]), aux_layer_ids=[0], seed=1)
 
 
-@pytest.mark.parametrize("policy", ["fixed", "cost_aware", "confidence"])
+@pytest.mark.parametrize("policy", ["fixed", "heuristic", "confidence", "divergence", "cost_aware"])
 def test_sampling_is_exact(policy, store_costs):
     target, drafter = tiny(0), other_drafter()
     # Costs at which the cost-aware window sometimes stops before, and sometimes after, every position.
@@ -99,10 +99,15 @@ def test_sampling_is_exact(policy, store_costs):
     assert sampled_deviation(target, drafter, window) < 4
 
 
-def test_sampling_with_processors_and_a_reduced_vocabulary_is_exact():
+@pytest.mark.parametrize(
+    "processors",
+    [{"temperature": 0.7, "top_k": 3}, {"temperature": 1.3, "top_p": 0.8}, {"repetition_penalty": 4.0}],
+    ids=lambda processors: "-".join(processors),
+)
+def test_sampling_with_processors_and_a_reduced_vocabulary_is_exact(processors):
     target = tiny(0)
     window = WindowConfig(policy="confidence", min_size=0, threshold=0.5)
-    assert sampled_deviation(target, reduced_drafter(target), window, temperature=0.7, top_k=3) < 4
+    assert sampled_deviation(target, reduced_drafter(target), window, **processors) < 4
 
 
 def test_the_test_detects_argmax_drafts(monkeypatch):

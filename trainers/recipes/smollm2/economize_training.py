@@ -24,7 +24,7 @@ import torch
 
 from ppow_hf.data import build_draft_vocabulary, count_response_tokens, special_token_ids
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.scripts.compare_drafters import write_whole
+from ppow_hf.whole_files import write_json_whole
 
 TECHNIQUES = ("eagle3", "jump")
 RECORD, SETTINGS = "race_training.json", "race_settings.json"
@@ -239,7 +239,7 @@ def train_peer(
     _check_settings(output / SETTINGS, described)
     if (final / RECORD).exists():
         return final
-    write_whole(output / SETTINGS, json.dumps(described, indent=1) + "\n")
+    write_json_whole(output / SETTINGS, described)
 
     counts = count_response_tokens(rows, target.config.vocab_size)
     special = special_token_ids(tokenizer, target.generation_config)

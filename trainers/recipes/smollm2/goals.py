@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ppow_hf.data.files import write_text_whole
+from ppow_hf.whole_files import write_text_whole
 
 ROOT = Path(__file__).parents[3]
 CARDS = ROOT / "model_cards"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +33,11 @@ from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.markdown import environment_list, number, percent, table
 from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.rl import expected_speedup_reward, select_windows, target_prefix, target_windows, text_mask
-from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.trainer.window_experience import Experience, window_mask_of
 from ppow_hf.trainer.window_loss import WindowLoss, blockwise_loss
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 # What is compared: the recipe's estimator first, then each of its parts left out.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -388,8 +387,8 @@ def main() -> None:
     arguments = {"repeats": args.repeats, "temperature": args.temperature, "seed": args.seed}
     args.output.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment, "arguments": arguments, "results": results, "starts": curve}
-    write_whole(args.output / "results.json", json.dumps(content, indent=1) + "\n")
-    write_whole(args.output / "report.md", report(results, curve, arguments, environment))
+    write_json_whole(args.output / "results.json", content)
+    write_text_whole(args.output / "report.md", report(results, curve, arguments, environment))
     draw_picture(results, args.output / "probe.png")
     print(report(results, curve, arguments, environment))
 

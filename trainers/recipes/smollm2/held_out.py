@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 from ppow_hf.data import load_prompts, select_prompts
-from ppow_hf.data.files import write_text_whole
 from ppow_hf.scripts.command_line import SeedOption, run
+from ppow_hf.whole_files import write_text_whole
 
 
 def main(

@@ -21,8 +21,9 @@ from pathlib import Path
 from ppow_hf import load_target
 from ppow_hf.evaluation.compare import MEAN
 from ppow_hf.evaluation.plots import save_figure
-from ppow_hf.scripts.compare_drafters import compare_drafters, write_whole
+from ppow_hf.scripts.compare_drafters import compare_drafters
 from ppow_hf.targets import DEFAULT_TARGET
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 
 @dataclass
@@ -179,9 +180,9 @@ def main() -> None:
         "training": [asdict(entry) for entry in training],
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json_whole(args.output / "results.json", results)
     draw(results, args.output / "curve.png")
-    write_whole(args.output / "report.md", report(results))
+    write_text_whole(args.output / "report.md", report(results))
     print(report(results))
 
 

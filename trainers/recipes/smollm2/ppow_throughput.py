@@ -25,9 +25,9 @@ from transformers import TrainerCallback, set_seed
 from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.plots import save_figure
-from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
+from ppow_hf.whole_files import write_json_whole
 
 STARTS, GROUPS = (2, 4, 8, 16), (4, 8, 16)
 
@@ -162,7 +162,7 @@ def main() -> None:
             results.append(measure(target, tokenizer, args.drafter, rows, starts, group, args.steps, args.seed))
             print(json.dumps(results[-1]), flush=True)
     content = {"environment": describe_environment(torch.device(target.device)), "results": results}
-    write_whole(args.output / "results.json", json.dumps(content, indent=1) + "\n")
+    write_json_whole(args.output / "results.json", content)
     draw(results, args.output / "throughput.png")
 
 

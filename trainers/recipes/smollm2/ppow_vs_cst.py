@@ -30,8 +30,9 @@ import yaml
 from ppow_hf import load_target
 from ppow_hf.evaluation.compare import PromptOutcome, acceptance_figures
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.scripts.compare_drafters import greedy_answers, outcomes_of, write_whole
+from ppow_hf.scripts.compare_drafters import greedy_answers, outcomes_of
 from ppow_hf.scripts.experiment_report import write_report
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = {"sft": ROOT / "trainers/sft_drafter.py", "ppow": ROOT / "trainers/ppow.py"}
@@ -75,7 +76,7 @@ def train(name: str, run: dict[str, Any], threads: int) -> None:
         print(f"{name}: already trained")
         return
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(config, yaml.safe_dump(run["options"], sort_keys=False))
+    write_text_whole(config, yaml.safe_dump(run["options"], sort_keys=False))
     print(f"{name}: training")
     with open(output / "train.log", "w", encoding="utf-8") as log:
         command = [sys.executable, SCRIPTS[run["stage"]], "--config", config]
@@ -191,7 +192,7 @@ def main() -> None:
     results = results_of(config, runs, evaluate(config, runs))
     folder = args.report or Path(config["report"])
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json_whole(folder / "results.json", results, allow_nan=True)
     write_report(folder, results)
     print(f"{folder}/report.md")
 

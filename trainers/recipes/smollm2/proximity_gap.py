@@ -27,9 +27,9 @@ from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.markdown import number, percent, table
 from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.rl import ProximityReward, speedup_reward
-from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 SIZES, TEMPERATURES = (4, 6, 10), (0.7, 1.0)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -186,8 +186,8 @@ def main() -> None:
         "arguments": {"steps": args.steps, "seed": args.seed, "responses": len(rows)},
         "results": results,
     }
-    write_whole(args.output / "results.json", json.dumps(content, indent=1) + "\n")
-    write_whole(args.output / "report.md", report(results))
+    write_json_whole(args.output / "results.json", content)
+    write_text_whole(args.output / "report.md", report(results))
     draw(results, args.output / "gap.png")
 
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -45,9 +44,9 @@ from ppow_hf.evaluation.precision import cast_floating, dtype_name, fingerprint,
 from ppow_hf.evaluation.records import RecordLog
 from ppow_hf.evaluation.runner import content_hash
 from ppow_hf.hub.card_facts import read_provenance
-from ppow_hf.scripts.compare_drafters import write_whole
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
+from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 METHODS = ("cost_aware", "mixed", "tree", "mixed_tree")
 # A cycle of 4 is economize's default; its published figures stop drafting by confidence and use longer cycles.
@@ -155,9 +154,9 @@ def bench(args: argparse.Namespace) -> None:
     training = {name: own_training(folder) for name, folder in args.drafter}
     training |= {f"{PEER} {name}": peer_training(record) for name, record in records.items()}
     results = results_of(arguments, environment, runner.prompts(), float32_records, args.champion, training)
-    write_whole(output / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_json_whole(output / "results.json", results)
     draw_race(results, output / "race.png")
-    write_whole(output / "report.md", render_race(results, "race.png"))
+    write_text_whole(output / "report.md", render_race(results, "race.png"))
     print(f"{output}/report.md")
 
 
