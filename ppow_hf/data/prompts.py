@@ -200,11 +200,12 @@ class EvaluationPrompts:
 
     Args:
         source (`str` or `os.PathLike`): see [`load_prompts`].
+        argument (`str`, *optional*, defaults to `"exclude"`): what error messages call `source`.
     """
 
-    def __init__(self, source: str | os.PathLike):
+    def __init__(self, source: str | os.PathLike, argument: str = "exclude"):
         self._source = source
-        prompts = load_prompts(source, argument="exclude")
+        prompts = load_prompts(source, argument=argument)
         self._turns = {_normalise(turn) for prompt in prompts for turn in prompt.turns}
 
     def among(self, turns: Iterable[str]) -> bool:
