@@ -28,6 +28,7 @@ from .runner import BenchmarkRunner, content_hash, taking_turns
 from .suites import Example, SuiteError
 
 LOGS = "records-*.jsonl"
+CHECK_FILE, CHECK_REPORT = "lossless.json", "lossless.md"
 
 
 def check_lossless(
@@ -108,8 +109,8 @@ def check_lossless(
         "decoding_code": dict(Counter(record.get("decoding_code", "not recorded") for record in done.values())),
         "results": _rows([done[example.suite, example.id] for example in examples], arguments),
     }
-    write_json_whole(output_dir / "lossless.json", results)
-    write_text_whole(output_dir / "lossless.md", render_lossless(results))
+    write_json_whole(output_dir / CHECK_FILE, results)
+    write_text_whole(output_dir / CHECK_REPORT, render_lossless(results))
     return results
 
 

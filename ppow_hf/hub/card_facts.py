@@ -33,6 +33,7 @@ from ..evaluation.aggregate import summarize
 from ..evaluation.methods import MethodError, parse_method
 from ..evaluation.precision import fingerprint
 from ..generation import CostModel, WindowConfig
+from .card_lossless import LosslessCheck, read_lossless
 from .card_window import benchmark_methods
 
 BENCHMARK_FOLDER = "benchmarks"
@@ -113,6 +114,7 @@ class CardFacts:
         log (`dict`): `training_log.json`.
         costs (`list[dict]`): Entries of `cost_model.json`.
         benchmarks (`list[Benchmark]`): The main one first.
+        checks (`list[LosslessCheck]`): Checks in float32 that texts are the target's own.
         custom_generate (`bool`): Whether the folder holds remote code.
     """
 
@@ -126,6 +128,7 @@ class CardFacts:
     log: dict[str, Any] = field(default_factory=dict)
     costs: list[dict[str, Any]] = field(default_factory=list)
     benchmarks: list[Benchmark] = field(default_factory=list)
+    checks: list[LosslessCheck] = field(default_factory=list)
     custom_generate: bool = False
 
     @property
@@ -205,11 +208,12 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
         log=_read_json(folder / TRAINING_LOG_FILE) or {},
         costs=_read_costs(folder / "cost_model.json"),
         benchmarks=_read_benchmarks(folder),
+        checks=read_lossless(folder),
         custom_generate=(folder / "custom_generate" / "generate.py").is_file(),
     )
     _check_window(facts)
-    for benchmark in facts.benchmarks:
-        _check_benchmark(benchmark, facts)
+    for measured in (*facts.benchmarks, *facts.checks):
+        _check_measured(measured, facts)
     return facts
 
 
@@ -382,18 +386,19 @@ def _check_window(facts: CardFacts) -> None:
         ) from None
 
 
-def _check_benchmark(benchmark: Benchmark, facts: CardFacts) -> None:
+def _check_measured(file: Benchmark | LosslessCheck, facts: CardFacts) -> None:
     """Refuses figures of another target or of other weights."""
-    where = f"`{facts.folder / benchmark.path}`"
-    measured, own = benchmark.results["arguments"].get("target"), facts.config.get("target_name_or_path")
-    if measured and own and PurePosixPath(measured).name.lower() != PurePosixPath(own).name.lower():
+    where = f"`{facts.folder / file.path}`"
+    command = "`ppow bench`" if isinstance(file, Benchmark) else "`python -m ppow_hf.scripts.check_lossless`"
+    target, own = file.results["arguments"].get("target"), facts.config.get("target_name_or_path")
+    if target and own and PurePosixPath(target).name.lower() != PurePosixPath(own).name.lower():
         raise ValueError(
-            f"{where} was measured with the target `{measured}`, but this drafter is for `{own}`. Run `ppow bench` "
-            "with this drafter, or remove the file."
+            f"{where} was measured with the target `{target}`, but this drafter is for `{own}`. Run {command} with "
+            "this drafter, or remove the file."
         )
-    recorded = benchmark.results.get("drafter_hash") or benchmark.results["arguments"].get("drafter_hash")
+    recorded = file.results.get("drafter_hash") or file.results["arguments"].get("drafter_hash")
     if recorded is not None and recorded != (found := fingerprint(AutoDrafter.from_pretrained(facts.folder))):
         raise ValueError(
-            f"{where} was measured with another drafter (hash {recorded}, this one has {found}). Run `ppow bench` "
-            "with this drafter, or remove the file."
+            f"{where} was measured with another drafter (hash {recorded}, this one has {found}). Run {command} with "
+            "this drafter, or remove the file."
         )

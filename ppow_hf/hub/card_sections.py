@@ -79,6 +79,7 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
         "benchmarks": [benchmark_section(benchmark) for benchmark in facts.benchmarks],
         "others": other_methods(facts),
         "lossless": [row for benchmark in facts.benchmarks for row in lossless_rows(benchmark)],
+        "checks": [{"text": check.introduction(), "rows": check.rows()} for check in facts.checks],
         "cost_header": ["machine", "dtype", "versions", "gamma"]
         + [f"v({n})" for n in _COST_WINDOWS]
         + ["overhead", "target step"],
@@ -321,6 +322,7 @@ def _limitations(facts: CardFacts) -> list[str]:
                 f"`{benchmark.path}` did not measure this drafter's own window, only others: what it says is not what "
                 "a call without `window=` gives."
             )
+    lines += [warning for check in facts.checks for warning in check.warnings()]
     if not facts.benchmarks:
         lines.append("Neither speed nor acceptance nor losslessness was measured.")
     elif not any(row["temperature"] for benchmark in facts.benchmarks for row in benchmark.rows):

@@ -11,6 +11,7 @@ The responses come from `ppow data`. Every field of `DrafterSFTConfig` and of th
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -79,7 +80,10 @@ def build_drafter(script_args: DrafterScriptArguments, target, tokenizer, train_
     return drafter, {"draft_vocab_size": drafter.config.draft_vocab_size, "draft_vocabulary_coverage": coverage}
 
 
-def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -> None:
+def build_trainer(
+    script_args: DrafterScriptArguments, training_args: DrafterSFTConfig
+) -> tuple[DrafterSFTTrainer, dict[str, Any]]:
+    """The trainer that the arguments ask for, and the facts to record beside what it knows."""
     set_seed(training_args.seed)
     target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
     responses, provenance = load_all_responses(script_args.responses)
@@ -102,6 +106,11 @@ def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -
     }
     if script_args.drafter is not None:
         facts["continued_from"] = read_provenance(script_args.drafter)
+    return trainer, facts
+
+
+def main(script_args: DrafterScriptArguments, training_args: DrafterSFTConfig) -> None:
+    trainer, facts = build_trainer(script_args, training_args)
     run_training(trainer, training_args, facts)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from ..drafters import DrafterModel
@@ -98,6 +99,35 @@ class DrafterSFTTrainer(DrafterTrainer):
                 args.max_length,
             )
         self.target_pass = TargetPass(self.target_model, model, cache)
+
+    def fill_feature_cache(self) -> int:
+        """
+        Runs the target on all rows that the feature cache does not hold yet, rows of like length together
+        (`per_device_eval_batch_size`). Trainings that share the folder then never run its layers: worth it where there
+        are several. May be stopped and started again. Source: ours.
+
+        Returns:
+            `int`: Rows that this process ran it on.
+
+        Raises:
+            ValueError: Without `feature_cache_dir` or `train_dataset`.
+        """
+        cache = self.target_pass.cache
+        if cache is None:
+            raise ValueError("There is no cache to fill: set `feature_cache_dir`, and give a `train_dataset`.")
+        row_ids = self.train_dataset[_ROW_ID]
+        missing = [index for index, row in enumerate(row_ids) if not cache.filled[row]]
+        missing.sort(key=lambda index: cache.offsets[row_ids[index] + 1] - cache.offsets[row_ids[index]])
+        mine = missing[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.args.per_device_eval_batch_size
+        with tqdm(total=len(mine), desc="features", unit="row", disable=not self.is_world_process_zero()) as bar:
+            for first in range(0, len(mine), size):
+                part = mine[first : first + size]
+                batch = self._prepare_inputs(self.data_collator([self.train_dataset[index] for index in part]))
+                self.target_pass.fill_cache(batch["input_ids"], batch["attention_mask"], batch[_ROW_ID])
+                bar.update(len(part))
+        self.accelerator.wait_for_everyone()
+        return len(mine)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 

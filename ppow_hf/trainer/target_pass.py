@@ -67,6 +67,20 @@ class TargetPass:
             rows = (last if logits is None else logits)[positions]
             return features, TeacherRows.from_logits(rows, self._ids_on(rows.device), head)
 
+    @torch.no_grad()
+    def fill_cache(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor, row_ids: list[int]) -> None:
+        """
+        Keeps the states of rows without scoring them.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids, padded on the right.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`): 1 for tokens.
+            row_ids (`list[int]`): Their dataset rows.
+        """
+        with torch.autocast(input_ids.device.type, enabled=False):
+            features, last, _ = self._run(input_ids, attention_mask)
+            self.cache.write(row_ids, attention_mask, features, last)
+
     def _ids_on(self, device: torch.device) -> torch.Tensor | None:
         if self.draft_token_ids is not None and self.draft_token_ids.device != device:
             self.draft_token_ids = self.draft_token_ids.to(device)

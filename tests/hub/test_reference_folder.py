@@ -73,3 +73,16 @@ def test_the_folder_is_what_push_sends(folder, tmp_path):
     assert [name for name in after if after[name] != before[name]] == []
     assert len(after["model.safetensors"]) <= 24e6
     assert sum(len(data) for data in after.values()) < 30e6
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_no_evaluation_prompt_was_trained_on(folder):
+    """What it was trained on before `ppow data --exclude` was there has been checked afterwards."""
+    found = json.loads((folder.parent / "experiments" / "exclusion" / "exclusion.json").read_text())
+    assert {suite["name"] for suite in found["evaluation"]} == {"gsm8k.jsonl", "humaneval.jsonl", "mt_bench.jsonl"}
+    assert all(not numbers for row in found["prompts"] for numbers in row["found_at"].values())
+    checked = {row["sha256"] for row in found["prompts"]}
+    responses = json.loads((folder / "provenance.json").read_text())["responses"]
+    assert {entry["sha256"] for entry in responses if "sha256" in entry} <= checked
+    drawn = {name.rstrip("2") for entry in responses for name in entry.get("sources", {}) if not entry.get("excluded")}
+    assert drawn <= {"code", "chat", "gsm8k"}, "the sources of shares that were drawn without --exclude"

@@ -104,6 +104,31 @@ def test_an_arm_may_have_data_of_its_own(script, tmp_path):
     assert config == small_experiment(tmp_path), "the configuration stays as it was"
 
 
+def test_arms_share_the_targets_hidden_states(script, tmp_path, monkeypatch):
+    config = small_experiment(tmp_path) | {"features": str(tmp_path / "features")}
+    runs = script.runs_of(config, None)
+    cached = {run["arm"]: run["options"].get("feature_cache_dir") for run in runs.values()}
+    assert cached == {"cst": config["features"], "more": config["features"], "later": None}
+    assert not any(
+        "feature_cache_dir" in run["options"] for run in script.runs_of(small_experiment(tmp_path), None).values()
+    )
+    filled = []
+
+    def run_command(command, check):
+        assert check and command[1:3] == ["-m", "ppow_hf.scripts.fill_features"]
+        filled.append(yaml.safe_load(Path(command[-1]).read_text()))
+
+    monkeypatch.setattr(script.subprocess, "run", run_command)
+    script.fill_features(runs, tmp_path)
+    assert [options["responses"] for options in filled] == [["runs/responses"], ["runs/more"]]
+    assert all(options["feature_cache_dir"] == config["features"] for options in filled)
+    (tmp_path / "more-seed0").mkdir()
+    (tmp_path / "more-seed0" / "training_provenance.json").touch()  # trained already
+    filled.clear()
+    script.fill_features(runs, tmp_path)
+    assert [options["responses"] for options in filled] == [["runs/responses"]]
+
+
 def test_what_is_recorded_is_what_ran(script, tmp_path):
     config = small_experiment(tmp_path)
     runs = script.runs_of(config, ["cst", "more"])

@@ -21,6 +21,7 @@ def test_the_report_is_up_to_date():
 def test_what_is_not_met_says_why():
     with loaded_script(ROOT / "trainers" / "recipes" / "smollm2" / "goals.py") as script:
         goals = script.speed_goals(script.read(script.DRAFTER, "benchmarks", "results.json"))
+        goals += script.correctness_goals(script.read(script.DRAFTER, "benchmarks", "lossless", "lossless.json"))
         goals += [*script.cycle_goals(), *script.oracle_goals(), *script.training_goals()]
         assert len(goals) > 10
         text = script.report(goals, "all")

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from ppow_hf import AutoDrafter, CausalLMDrafter, Eagle3Drafter, cli
 from ppow_hf.data import generate_responses
+from ppow_hf.scripts import fill_features
+from ppow_hf.scripts.sft_drafter import build_trainer, make_parser
 from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_eagle3
 
@@ -95,6 +97,17 @@ def test_initializations(folders, tmp_path, initialization):
         char_target(), draft_token_ids=kept, initialization=initialization, seed=3
     ).state_dict()
     assert equal(drafter.state_dict(), expected)
+
+
+def test_features_made_beforehand_are_found(folders, tmp_path, capsys):
+    more = ("--feature_cache_dir", str(tmp_path / "features"), "--draft_vocab_size", "50")
+    arguments = [str(part) for part in options(folders, tmp_path / "out", *more)]
+    fill_features.main(*make_parser().parse_args_and_config(arguments))
+    printed = capsys.readouterr().out
+    trainer, _ = build_trainer(*make_parser().parse_args_and_config(arguments))
+    assert f"{len(trainer.train_dataset)} rows added: {trainer.target_pass.cache.path}" in printed
+    assert trainer.fill_feature_cache() == 0
+    assert not (tmp_path / "out" / "training_provenance.json").exists()
 
 
 @pytest.mark.slow

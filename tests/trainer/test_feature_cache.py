@@ -116,6 +116,47 @@ def test_later_epochs_of_cut_rows_do_not_run_the_target(tmp_path):
         torch.testing.assert_close(found[name], value, msg=name)
 
 
+def test_a_cache_filled_beforehand_leaves_the_target_nothing_to_do(tmp_path):
+    target = tiny_target()
+    start = tiny_eagle3(target, draft_vocab_size=48)
+    logits_head(target, torch.arange(2, 10)[None])
+    runs, weights = Runs(target), []
+    options = {"max_length": 16, "max_steps": 8, "per_device_eval_batch_size": 3}
+    for folder in (None, str(tmp_path / "cache")):
+        drafter = copy.deepcopy(start)
+        trainer = sft_trainer(tmp_path / "out", drafter, target, token_rows(), feature_cache_dir=folder, **options)
+        rows = len(trainer.train_dataset)
+        if folder is not None:
+            before = runs.count
+            assert trainer.fill_feature_cache() == rows
+            assert runs.count - before == -(-rows // 3) and bool(trainer.target_pass.cache.filled.all())
+            assert trainer.fill_feature_cache() == 0
+        before = runs.count
+        trainer.train()
+        weights.append((runs.count - before, drafter.state_dict()))
+    (plain, expected), (cached, found) = weights
+    assert plain == 8 and cached == 0
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_only_what_is_missing_is_filled(tmp_path):
+    target = tiny_target()
+    options = {"max_length": 16, "feature_cache_dir": str(tmp_path / "cache"), "per_device_eval_batch_size": 2}
+    trainer = sft_trainer(tmp_path / "out", tiny_eagle3(target), target, token_rows(), **options)
+    cache = trainer.target_pass.cache
+    cache.filled[1:] = 1
+    states = cache.states.clone()
+    assert trainer.fill_feature_cache() == 1
+    end = cache.offsets[1]
+    assert torch.equal(cache.states[end:], states[end:]) and not torch.equal(cache.states[:end], states[:end])
+
+
+def test_without_a_cache_there_is_none_to_fill(tmp_path):
+    with pytest.raises(ValueError, match="set `feature_cache_dir`"):
+        sft_trainer(tmp_path).fill_feature_cache()
+
+
 # ---- the disk ------------------------------------------------------------------------------------------------------
 
 

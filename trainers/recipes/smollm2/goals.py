@@ -198,6 +198,30 @@ def training_goals() -> list[Goal]:
     ]
 
 
+def correctness_goals(check: dict) -> list[Goal]:
+    """Of `lossless.json`, and how fast responses are made."""
+    methods = check["arguments"]["methods"][1:]
+    rows = [row for row in check["results"] if row["method"] in methods]
+    identical, of = (sum(row[name] for row in rows) for name in ("identical", "num_prompts"))
+    data = read("experiments", "data-throughput", "results.json")["results"]
+    return [
+        Goal(
+            f"texts identical to plain `generate`'s in float32, {', '.join(f'`{method}`' for method in methods)}",
+            "100%",
+            f"{identical} of {of} ({of // len(methods)} prompts with each)",
+            identical == of,
+            "A defect.",
+        ),
+        Goal(
+            "speed of `ppow data` over a bare batched `generate` loop",
+            "0.90",
+            f"{data['ratio']:.2f} (median of {len(data['ratios'])})",
+            data["ratio"] >= 0.9,
+            "Each batch is written to disk before the next one.",
+        ),
+    ]
+
+
 def report(goals: list[Goal], prompts: str) -> str:
     """The Markdown."""
     lines = [
@@ -217,7 +241,14 @@ def report(goals: list[Goal], prompts: str) -> str:
 
 def main(write: Callable[[Path, str], None] = write_text_whole) -> None:
     results = read(DRAFTER, "benchmarks", "results.json")
-    goals = [*speed_goals(results), *cycle_goals(), *oracle_goals(), *training_goals()]
+    check = read(DRAFTER, "benchmarks", "lossless", "lossless.json")
+    goals = [
+        *speed_goals(results),
+        *correctness_goals(check),
+        *cycle_goals(),
+        *oracle_goals(),
+        *training_goals(),
+    ]
     measured = results.get("measured") or {}
     prompts = f"{measured['prompts']} of {measured['of']}" if measured else "all"
     path = CARDS / "experiments" / "goals" / "report.md"

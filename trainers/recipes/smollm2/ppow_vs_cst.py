@@ -8,6 +8,7 @@ ablations, token-level RL and continued supervised training from one initialisat
     python trainers/recipes/smollm2/ppow_vs_cst.py --arms ppow,cst      # some arms only
     python trainers/recipes/smollm2/ppow_vs_cst.py --set ppow.beta=0.3  # try another value
     python trainers/recipes/smollm2/ppow_vs_cst.py --parallel 2         # two arms at a time, half the processor each
+    python trainers/recipes/smollm2/ppow_vs_cst.py --set features=runs/features  # arms share hidden states
 
 Training resumes with the arm it was in. Evaluation replays every drafter on the target's own greedy answers to the
 suites' prompts (`ppow_hf.evaluation.compare`), so that all prompts are used at little cost.
@@ -55,6 +56,8 @@ def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[
             run["responses"] = [data] if isinstance(data, str) else data
             if stage == "sft":
                 run.pop("eval_on_start", None)
+                if config.get("features"):
+                    run["feature_cache_dir"] = config["features"]
             name = f"{arm}-seed{seed}"
             run["output_dir"] = str(Path(config["output"]) / name)
             if config["init"]:
@@ -83,6 +86,22 @@ def train(name: str, run: dict[str, Any], threads: int) -> None:
         subprocess.run(
             command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)}
         )
+
+
+def fill_features(runs: dict[str, dict[str, Any]], output: Path) -> None:
+    """Makes the target's hidden states that several arms share, with the whole processor, once for every data."""
+    shared: dict[str, dict[str, Any]] = {}
+    for run in runs.values():
+        options = run["options"]
+        if "feature_cache_dir" in options and not (Path(options["output_dir"]) / "training_provenance.json").exists():
+            data = {name: options.get(name) for name in ("responses", "holdout", "max_length", "target")}
+            shared.setdefault(json.dumps(data), options)
+    for number, options in enumerate(shared.values()):
+        print(f"features for {', '.join(options['responses'])}")
+        config = output / f"features-{number}.yaml"
+        write_text_whole(config, yaml.safe_dump({**options, "output_dir": str(output / "features")}, sort_keys=False))
+        command = [sys.executable, "-m", "ppow_hf.scripts.fill_features", "--config", config]
+        subprocess.run(command, check=True)
 
 
 def train_all(runs: dict[str, dict[str, Any]], parallel: int) -> None:
@@ -186,6 +205,7 @@ def main() -> None:
         override(config, setting)
     config["parallel"] = args.parallel
     runs = runs_of(config, args.arms.split(",") if args.arms else None)
+    fill_features(runs, Path(config["output"]))
     train_all(runs, args.parallel)
     if args.train_only:
         return
