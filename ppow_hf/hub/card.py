@@ -18,7 +18,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.suites import SUITES
-from .card_facts import Benchmark, CardFacts, is_repo_id, machine_paths, read_facts
+from .card_facts import CardFacts, is_repo_id, machine_paths, read_facts
+from .card_measured import Benchmark
 from .card_sections import card_context
 from .remote_code import write_if_changed
 

@@ -4,8 +4,8 @@
 What a drafter's folder says about itself: the only source of a card's figures.
 
 Read are `config.json`, `generation_config.json`, the headers of the weight files, `provenance.json`,
-`training_log.json`, `cost_model.json` and every `results.json` under `benchmarks/`. Only the first and the weights
-must be there.
+`training_log.json`, `cost_model.json` and, under `benchmarks/`, every `results.json` and `lossless.json`. Only the
+first and the weights must be there.
 
 `provenance.json` is what training wrote; in a training's output it has another name, see [`read_provenance`]. Keys
 that are known here and that no trainer can know, so that they are added by whoever shares the drafter: `license` (of
@@ -15,7 +15,6 @@ and `co2_eq_emissions` in the Hub's own form.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -29,14 +28,11 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.files import PROVENANCE_FILE, TRAINING_LOG_FILE, TRAINING_PROVENANCE_FILE
 from ..drafters import DRAFTER_FAMILIES, AutoDrafter
-from ..evaluation.aggregate import summarize
-from ..evaluation.methods import MethodError, parse_method
 from ..evaluation.precision import fingerprint
 from ..generation import CostModel, WindowConfig
-from .card_lossless import LosslessCheck, read_lossless
+from .card_measured import Benchmark, LosslessCheck, read_benchmarks, read_json, read_lossless
 from .card_window import benchmark_methods
 
-BENCHMARK_FOLDER = "benchmarks"
 # What the sharer of a drafter adds to its record. All else in it tells of one set of weights.
 _ADDED = ("license", "target_license", "target_revision", "co2_eq_emissions")
 _NO_WEIGHTS = ("d2t", "t2d")
@@ -56,47 +52,6 @@ class Weights:
     parameters: int
     bytes: int
     dtype: str
-
-
-@dataclass
-class Benchmark:
-    """
-    One `results.json`.
-
-    Args:
-        path (`str`): Its path in the folder, with `/`.
-        results (`dict`): Its content.
-        report (`str`, *optional*): Path of the `report.md` beside it.
-    """
-
-    path: str
-    results: dict[str, Any]
-    report: str | None = None
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return self.results["results"]
-
-    @property
-    def summary(self) -> list[dict[str, Any]]:
-        """Means over suites."""
-        return self.results.get("summary") or summarize(self.rows)
-
-    def window_rows(self) -> list[dict[str, Any]]:
-        """Rows of the methods in which this drafter drafts."""
-        return [row for row in self.rows if is_window(row["method"])]
-
-    def best_fixed(self) -> int | None:
-        """The fixed window that was fastest on the mean over suites, at the lowest temperature."""
-        fixed = [
-            row
-            for row in self.summary
-            if is_window(row["method"]) and row["method"].startswith("fixed:") and row["speedup"] is not None
-        ]
-        if not fixed:
-            return None
-        best = max(fixed, key=lambda row: (-row["temperature"], row["speedup"]))
-        return int(best["method"].partition(":")[2])
 
 
 @dataclass
@@ -187,7 +142,7 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
             drafter or target.
     """
     folder = Path(folder)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         raise OSError(f"`{folder}` holds no config.json. Give a folder that `drafter.save_pretrained` wrote.")
     if config.get("model_type") not in {family.model_type for family in DRAFTER_FAMILIES}:
@@ -200,14 +155,14 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
     facts = CardFacts(
         folder=folder,
         config=config,
-        generation=_read_json(folder / "generation_config.json") or {},
+        generation=read_json(folder / "generation_config.json") or {},
         weights=_read_weights(folder),
         supervised=runs.get("supervised", [None])[0],
         ppow=runs.get("ppow", [None])[0],
         provenance=provenance,
-        log=_read_json(folder / TRAINING_LOG_FILE) or {},
+        log=read_json(folder / TRAINING_LOG_FILE) or {},
         costs=_read_costs(folder / "cost_model.json"),
-        benchmarks=_read_benchmarks(folder),
+        benchmarks=read_benchmarks(folder),
         checks=read_lossless(folder),
         custom_generate=(folder / "custom_generate" / "generate.py").is_file(),
     )
@@ -234,7 +189,7 @@ def read_provenance(folder: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
         OSError: If a file is truncated.
     """
-    finished, trained = (_read_json(Path(folder) / name) for name in (PROVENANCE_FILE, TRAINING_PROVENANCE_FILE))
+    finished, trained = (read_json(Path(folder) / name) for name in (PROVENANCE_FILE, TRAINING_PROVENANCE_FILE))
     if finished is None or trained is None:
         return trained if finished is None else finished
     if all(finished.get(name) == trained.get(name) for name in ("stage", "training", "result")):
@@ -275,15 +230,6 @@ def begins_fresh(provenance: dict[str, Any]) -> bool:
     return record.get("stage") == "supervised" and "drafter" in arguments and arguments["drafter"] is None
 
 
-def is_window(method: str) -> bool:
-    """Whether a benchmark's method is this drafter under a window policy."""
-    try:
-        parsed = parse_method(method)
-        return parsed.kind == "window" and parsed.drafter is None
-    except MethodError:
-        return False
-
-
 def is_repo_id(name: str) -> bool:
     """Whether a name is that of a repository of the Hub, `owner/name`."""
     try:
@@ -315,20 +261,8 @@ def machine_paths(text: str) -> list[str]:
     return re.findall(r"(?<![\w/:.)\]~-])(?:~?(?:/[\w.+-]+){2,}|[A-Za-z]:\\[^\s`]+)", text)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"`{path}` is truncated or not JSON ({error}). Write it again, or delete it.") from None
-    if not isinstance(content, dict):
-        raise OSError(f"`{path}` is not a JSON object. Write it again, or delete it.")
-    return content
-
-
 def _read_costs(path: Path) -> list[dict[str, Any]]:
-    entries = (_read_json(path) or {}).get("entries", {})
+    entries = (read_json(path) or {}).get("entries", {})
     try:
         if not isinstance(entries, dict):
             raise ValueError(f"`entries` must be an object, got {entries!r}.")
@@ -359,21 +293,6 @@ def _read_weights(folder: Path) -> Weights:
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
     dtype = max(dtypes, key=dtypes.get) if dtypes else "unknown"
     return Weights(parameters, sum(path.stat().st_size for path in files), names.get(dtype, dtype))
-
-
-def _read_benchmarks(folder: Path) -> list[Benchmark]:
-    root = folder / BENCHMARK_FOLDER
-    found = sorted(root.rglob("results.json"), key=lambda path: (len(path.parts), path))
-    benchmarks = []
-    for path in found:
-        results = _read_json(path)
-        missing = {"environment", "arguments", "results"} - results.keys()
-        if missing:
-            raise OSError(f"`{path}` lacks {sorted(missing)}: it was not written by `ppow bench`.")
-        report = path.with_name("report.md")
-        report = report.relative_to(folder).as_posix() if report.is_file() else None
-        benchmarks.append(Benchmark(path.relative_to(folder).as_posix(), results, report))
-    return benchmarks
 
 
 def _check_window(facts: CardFacts) -> None:

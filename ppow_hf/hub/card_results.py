@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..evaluation.methods import PLAIN
-from .card_facts import Benchmark, CardFacts, is_window
+from .card_facts import CardFacts
+from .card_measured import Benchmark, is_window
 
 
 def number(value: float | None, digits: int = 2, suffix: str = "") -> str:

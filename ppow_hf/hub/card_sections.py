@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .card_facts import Benchmark, CardFacts, begins_fresh, public_text, training_runs
+from .card_facts import CardFacts, begins_fresh, public_text, training_runs
+from .card_measured import Benchmark
 from .card_results import benchmark_section, lossless_rows, number, other_methods, own_summary, percent
 from .card_window import describe_window
 

@@ -6,14 +6,12 @@ The initial drafter is kept beside the checkpoints: training can make a drafter 
 that training began with.
 """
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
@@ -26,7 +24,9 @@ from .decoding_evaluation import decode_held_out
 from .drafter_training_config import DrafterTrainingConfig
 from .early_stopping import EarlyStopping
 from .initial_drafter import InitialDrafter
+from .keeping_collator import KeepingCollator
 from .sharding import WholeDrafter
+from .start_checks import check_columns, check_models, on_one_device, warn_of_what_goes_unnoticed
 from .time_budget import TimeBudget, schedule_over_budget
 from .tokenizer_check import check_tokenizer
 from .training_cost import TrainingCost
@@ -39,8 +39,6 @@ TAU = "acceptance_length"
 _INITIAL = "initial"
 # Where a drafter remembers, as long as it is in memory, what the training it came out of recorded.
 _RECORD = "training_record"
-# Two tokens and one that is drafted behind them.
-_LEAST_COLUMNS = 3
 
 
 class DrafterTrainer(Trainer):
@@ -81,12 +79,12 @@ class DrafterTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         kept_columns: tuple[str, ...] | None = (),
     ):
-        _check_models(model, target_model)
+        check_models(model, target_model)
         check_tokenizer(processing_class, target_model)
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if dataset is not None:
-                _check_columns(dataset, name)
-        args = _on_one_device(args)
+                check_columns(dataset, name)
+        args = on_one_device(args)
         callbacks = [*(callbacks or []), TrainingCost()]
         if args.early_stopping_patience:
             callbacks.append(EarlyStopping(args.early_stopping_patience))
@@ -99,7 +97,7 @@ class DrafterTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=_KeepingCollator(DrafterDataCollator(pad_token_id, args.max_length), kept_columns),
+            data_collator=KeepingCollator(DrafterDataCollator(pad_token_id, args.max_length), kept_columns),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -123,7 +121,7 @@ class DrafterTrainer(Trainer):
         self._started_from: dict[str, Any] | None = getattr(model, _RECORD, None)
         self._initial_stands_in = False
         if eval_dataset is not None and self.is_world_process_zero():
-            _warn_of_what_goes_unnoticed(args)
+            warn_of_what_goes_unnoticed(args)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -371,74 +369,3 @@ class DrafterTrainer(Trainer):
         from ..hub.push_drafter import push_checkpoint
 
         push_checkpoint(self, checkpoint_folder)
-
-
-class _KeepingCollator:
-    """Pads token ids and masks, to a few columns at least, and passes other columns through as lists."""
-
-    def __init__(self, collator: DrafterDataCollator, columns: tuple[str, ...] | None):
-        self.collator = collator
-        self.columns = columns
-
-    def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        batch = self.collator(rows)
-        # A batch of rows that are all too short is skipped with a count, which takes a pass over it all the same.
-        missing = max(0, _LEAST_COLUMNS - batch["input_ids"].shape[1])
-        if missing:
-            fills = {name: self.collator.pad_token_id if name == "input_ids" else 0 for name in batch}
-            batch = {name: nn.functional.pad(batch[name], (0, missing), value=fill) for name, fill in fills.items()}
-        wanted = rows[0].keys() - batch.keys() if self.columns is None else set(self.columns) & rows[0].keys()
-        return {**batch, **{name: [row[name] for row in rows] for name in sorted(wanted)}}
-
-
-def _on_one_device(args: DrafterTrainingConfig) -> DrafterTrainingConfig:
-    """Keeps a single process to a single GPU: `nn.DataParallel` would cut a batch's column masks along their steps."""
-    if args.n_gpu <= 1:
-        return args
-    logger.warning(
-        f"This process sees {args.n_gpu} GPUs and trains on the first one alone. To train on all of them, start one "
-        f"process per GPU: `accelerate launch --num_processes {args.n_gpu} trainers/sft_drafter.py ...` (or "
-        "`trainers/ppow.py`)."
-    )
-    # A copy: the caller's configuration stays as it was given.
-    args = copy.copy(args)
-    args._n_gpu = 1
-    return args
-
-
-def _warn_of_what_goes_unnoticed(args: DrafterTrainingConfig) -> None:
-    """Says before training where no later warning can say that it has made the drafter worse."""
-    if not args.eval_decode_prompts:
-        return  # turned off by name
-    first = "" if args.eval_on_start else ", and `eval_on_start=True`"
-    if args.eval_strategy == "no":
-        logger.warning(
-            '`eval_strategy` is "no": the acceptance length on `eval_dataset` is not measured while training goes on, '
-            "so that nothing will tell when it falls below that of the drafter this training begins with, and the "
-            'last weights are kept. Set `eval_strategy="steps"` with `eval_steps`, `load_best_model_at_end=True` to '
-            f"keep the best ones{first}."
-        )
-    elif first:
-        logger.warning(
-            "`eval_on_start` is False: the acceptance length of the drafter this training begins with is not measured "
-            "on `eval_dataset`, so that nothing will tell when it falls below that, and that drafter is not kept. Set "
-            "`eval_on_start=True`."
-        )
-
-
-def _check_models(model: Any, target: PreTrainedModel) -> None:
-    if not isinstance(model, DrafterModel):
-        raise ValueError(
-            f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
-            "one with `from_target(target)`."
-        )
-    model.bind_target(target)
-
-
-def _check_columns(dataset: Dataset, name: str) -> None:
-    missing = {"input_ids", "loss_mask"} - set(dataset.column_names or [])
-    if missing:
-        raise ValueError(
-            f"`{name}` has no column {sorted(missing)}; it has {dataset.column_names}. Make it with `ppow data`, "
-            "which writes the target's own responses with token ids and loss mask."
-        )

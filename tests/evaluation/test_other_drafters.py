@@ -11,7 +11,7 @@ from ppow_hf.evaluation.aggregate import compare_with_fixed
 from ppow_hf.evaluation.methods import check_methods
 from ppow_hf.evaluation.sittings import cost_models
 from ppow_hf.generation import CostModel
-from ppow_hf.hub.card_facts import Benchmark
+from ppow_hf.hub.card_measured import Benchmark
 from tests.evaluation.bench_utils import TIMELESS, bench, tiny_models
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from ppow_hf import LookupDrafter, TreeConfig, WindowConfig
 from ppow_hf.evaluation.methods import METHOD_NAMES, MethodError, parse_method
 from ppow_hf.hub.card import write_card
-from ppow_hf.hub.card_facts import Benchmark, CardFacts
+from ppow_hf.hub.card_facts import CardFacts
+from ppow_hf.hub.card_measured import Benchmark
 from ppow_hf.hub.card_window import benchmark_methods, describe_window
 from ppow_hf.hub.push_drafter import complete_folder
 from tests.testing_utils import tiny_eagle3, tiny_target

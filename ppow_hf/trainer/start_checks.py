@@ -1,0 +1,80 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""What a trainer checks of its models, data and configuration before it begins, and warns of."""
+
+import copy
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..drafters import DrafterModel
+from .drafter_training_config import DrafterTrainingConfig
+
+logger = logging.get_logger(__name__)
+
+
+def on_one_device(args: DrafterTrainingConfig) -> DrafterTrainingConfig:
+    """Keeps a single process to a single GPU: `nn.DataParallel` would cut a batch's column masks along their steps."""
+    if args.n_gpu <= 1:
+        return args
+    logger.warning(
+        f"This process sees {args.n_gpu} GPUs and trains on the first one alone. To train on all of them, start one "
+        f"process per GPU: `accelerate launch --num_processes {args.n_gpu} trainers/sft_drafter.py ...` (or "
+        "`trainers/ppow.py`)."
+    )
+    # A copy: the caller's configuration stays as it was given.
+    args = copy.copy(args)
+    args._n_gpu = 1
+    return args
+
+
+def warn_of_what_goes_unnoticed(args: DrafterTrainingConfig) -> None:
+    """Says before training where no later warning can say that it has made the drafter worse."""
+    if not args.eval_decode_prompts:
+        return  # turned off by name
+    first = "" if args.eval_on_start else ", and `eval_on_start=True`"
+    if args.eval_strategy == "no":
+        logger.warning(
+            '`eval_strategy` is "no": the acceptance length on `eval_dataset` is not measured while training goes on, '
+            "so that nothing will tell when it falls below that of the drafter this training begins with, and the "
+            'last weights are kept. Set `eval_strategy="steps"` with `eval_steps`, `load_best_model_at_end=True` to '
+            f"keep the best ones{first}."
+        )
+    elif first:
+        logger.warning(
+            "`eval_on_start` is False: the acceptance length of the drafter this training begins with is not measured "
+            "on `eval_dataset`, so that nothing will tell when it falls below that, and that drafter is not kept. Set "
+            "`eval_on_start=True`."
+        )
+
+
+def check_models(model: Any, target: PreTrainedModel) -> None:
+    """
+    Ties a drafter to its target.
+
+    Raises:
+        ValueError: If it is no drafter, or none for this target.
+    """
+    if not isinstance(model, DrafterModel):
+        raise ValueError(
+            f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
+            "one with `from_target(target)`."
+        )
+    model.bind_target(target)
+
+
+def check_columns(dataset: Dataset, name: str) -> None:
+    """
+    Checks that a dataset holds the target's own responses.
+
+    Raises:
+        ValueError: If a column is missing; the message names the argument, `name`.
+    """
+    missing = {"input_ids", "loss_mask"} - set(dataset.column_names or [])
+    if missing:
+        raise ValueError(
+            f"`{name}` has no column {sorted(missing)}; it has {dataset.column_names}. Make it with `ppow data`, "
+            "which writes the target's own responses with token ids and loss mask."
+        )
