@@ -20,6 +20,7 @@ from .reward_combination import (
     combine_rewards,
     combine_token_rewards,
     reward_name,
+    reward_names,
     unwrap_partial,
 )
 from .rewards import (
@@ -63,6 +64,7 @@ __all__ = [
     "proximity_reward",
     "reach_probabilities",
     "reward_name",
+    "reward_names",
     "rollout_windows",
     "sampled_accepted",
     "select_windows",

@@ -17,7 +17,14 @@ import torch
 
 from .rewards import as_list, is_number
 
-__all__ = ["combine_all_rewards", "combine_rewards", "combine_token_rewards", "reward_name", "unwrap_partial"]
+__all__ = [
+    "combine_all_rewards",
+    "combine_rewards",
+    "combine_token_rewards",
+    "reward_name",
+    "reward_names",
+    "unwrap_partial",
+]
 
 
 def unwrap_partial(reward_func: Callable) -> tuple[Callable, dict[str, Any]]:
@@ -40,6 +47,24 @@ def reward_name(reward_func: Callable) -> str:
     """Returns the name a reward function is logged under; that of the wrapped function for a `functools.partial`."""
     reward_func, _ = unwrap_partial(reward_func)
     return getattr(reward_func, "__name__", type(reward_func).__name__)
+
+
+def reward_names(reward_funcs: Sequence[Callable]) -> list[str]:
+    """
+    Returns the names reward functions are logged under, each its own: the second of one name becomes `name_2`.
+
+    Args:
+        reward_funcs (`Sequence[Callable]`): Reward functions, for example one function held twice by
+            `functools.partial`, with other arguments each.
+    """
+    names: list[str] = []
+    for name in map(reward_name, reward_funcs):
+        number, unique = 1, name
+        while unique in names:
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    return names
 
 
 def combine_rewards(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..rl import SelectedWindows, reward_name
+from ..rl import SelectedWindows, reward_names
 
 Metrics = dict[str, tuple[float, float]]
 
@@ -65,7 +65,7 @@ def reward_metrics(
         "reward_std": (float(rewards.std(-1).sum()), starts),
         "flat_groups": (float(flat.sum()), starts),
     }
-    for name, column in zip(map(reward_name, reward_funcs), table.unbind(-1), strict=True):
+    for name, column in zip(reward_names(reward_funcs), table.unbind(-1), strict=True):
         applies = ~column.isnan()
         metrics[f"rewards/{name}/mean"] = (float(column[applies].sum()), float(applies.sum()))
         metrics[f"rewards/{name}/share"] = (float(applies.sum()), float(len(table)))

@@ -13,6 +13,7 @@ from ppow_hf.rl.reward_combination import (
     combine_rewards,
     combine_token_rewards,
     reward_name,
+    reward_names,
     unwrap_partial,
 )
 from ppow_hf.rl.rewards import (
@@ -199,6 +200,21 @@ def test_names():
     assert reward_name(ProximityReward(eta=0.1)) == "proximity_reward"
     assert reward_name(functools.partial(speedup_reward, cost_ratio=0.3)) == "speedup_reward"
     assert reward_name(measured_speedup_reward) == "measured_speedup_reward"
+
+
+def test_two_rewards_of_one_name_are_told_apart():
+    cheap, dear = (functools.partial(speedup_reward, cost_ratio=ratio) for ratio in (0.1, 0.3))
+    assert reward_names([cheap, ProximityReward(), dear, speedup_reward]) == [
+        "speedup_reward",
+        "proximity_reward",
+        "speedup_reward_2",
+        "speedup_reward_3",
+    ]
+
+    def speedup_reward_2(**kwargs):
+        return []
+
+    assert reward_names([speedup_reward_2, cheap, dear]) == ["speedup_reward_2", "speedup_reward", "speedup_reward_3"]
 
 
 @pytest.mark.parametrize(
