@@ -212,10 +212,14 @@ class EvaluationPrompts:
         """Whether one of these user messages equals one of its own, contains one or is part of one."""
         return any(_overlaps(turn, self._turns) for turn in turns)
 
+    def identity(self) -> dict:
+        """Its `name`, without folders, and the `sha256` of its content."""
+        name = Path(self._source).name if os.path.exists(self._source) else os.fspath(self._source)
+        return {"name": name, "sha256": source_sha256(self._source)}
+
     def record(self, removed: int) -> dict:
         """What to record of it, once it has kept out so many prompts: see [`SelectedPrompts`]."""
-        name = Path(self._source).name if os.path.exists(self._source) else os.fspath(self._source)
-        return {"name": name, "sha256": source_sha256(self._source), "prompts_removed": removed}
+        return {**self.identity(), "prompts_removed": removed}
 
 
 def _normalise(text: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .calibration import merge_all
 from .measure import PHASES
-from .methods import AT, PLAIN
+from .methods import PLAIN, is_own_fixed
 
 BOOTSTRAP = {"level": 0.95, "samples": 2000}
 
@@ -142,7 +142,7 @@ def compare_with_fixed(
     ]
     for temperature, suite, table in tables:
         own = [row for row in table if row["method"] == method]
-        fixed = [row for row in table if row["method"].startswith("fixed:") and AT not in row["method"]]
+        fixed = [row for row in table if is_own_fixed(row["method"])]
         if own and fixed:
             best = max(fixed, key=lambda row: row["speedup"])
             comparison.append(

@@ -194,6 +194,8 @@ def run_benchmark(
 def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
     prompts = [record for record in records if record["kind"] == "prompt"]
     sittings = sitting_facts(records)
+    parsed = {method: parse_method(method) for method in arguments["methods"]}
+    models = {name: cost_models(records, name) for name in {method.drafter for method in parsed.values()}}
     rows = []
     for temperature in arguments["temperatures"]:
         for suite in arguments["suites"]:
@@ -201,10 +203,9 @@ def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
             checked = [r for r in float32_records if r["suite"] == suite] if temperature == 0 else []
             for method in arguments["methods"]:
                 row = result_row(suite, method, temperature, arguments["dtype"], chosen, checked, seed)
-                parsed = parse_method(method)
-                if parsed.is_chain and row["acceptance_length"] is not None:
+                if parsed[method].is_chain and row["acceptance_length"] is not None:
                     row["predicted_speedup"] = predicted_speedup(
-                        cost_models(records, parsed.drafter), chosen, row["acceptance_length"], row["mean_window"]
+                        models[parsed[method].drafter], chosen, row["acceptance_length"], row["mean_window"]
                     )
                 rows.append(row)
     summary = summarize(rows)

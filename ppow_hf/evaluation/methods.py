@@ -166,6 +166,11 @@ def parse_method(name: str) -> Method:
     raise MethodError(f"Unknown method {name!r}. Pass any of {', '.join(METHOD_NAMES)} (K, N whole numbers).")
 
 
+def is_own_fixed(name: str) -> bool:
+    """Whether a method is a fixed window of the benchmark's own drafter."""
+    return name.startswith("fixed:") and AT not in name
+
+
 def parse_methods(names: Sequence[str]) -> list[Method]:
     """The methods of a benchmark: plain `generate` first (every speedup is relative to it), no method twice."""
     if isinstance(names, str):

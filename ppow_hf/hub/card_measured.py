@@ -12,7 +12,7 @@ from typing import Any
 
 from ..evaluation.aggregate import summarize
 from ..evaluation.lossless import CHECK_FILE, CHECK_REPORT, differing
-from ..evaluation.methods import MethodError, parse_method
+from ..evaluation.methods import MethodError, is_own_fixed, parse_method
 
 # Where they lie in the drafter's folder, at any depth.
 MEASURED_FOLDER = "benchmarks"
@@ -48,11 +48,7 @@ class Benchmark:
 
     def best_fixed(self) -> int | None:
         """The fixed window that was fastest on the mean over suites, at the lowest temperature."""
-        fixed = [
-            row
-            for row in self.summary
-            if is_window(row["method"]) and row["method"].startswith("fixed:") and row["speedup"] is not None
-        ]
+        fixed = [row for row in self.summary if is_own_fixed(row["method"]) and row["speedup"] is not None]
         if not fixed:
             return None
         best = max(fixed, key=lambda row: (-row["temperature"], row["speedup"]))

@@ -61,7 +61,6 @@ def main(
         "seed": seed,
     }
     content = {"environment": describe_environment(target_model.device), "arguments": arguments, "results": figures}
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_json_whole(output, content)
     print(
         f"{figures['tokens_per_second']:.0f} tokens/s, a bare loop {figures['bare_tokens_per_second']:.0f}: "

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,10 @@ def write_report(folder: Path, results: dict[str, Any]) -> None:
         results (`dict`): What `ppow_vs_cst.py` wrote to `results.json`.
     """
     baseline = _baseline(results["config"])
-    _save(folder / "acceptance.png", lambda path: _draw_differences(path, results["results"], baseline))
-    _save(folder / "training.png", lambda path: _draw_curves(path, results["training"]))
+    with written_whole(folder / "acceptance.png") as path:
+        _draw_differences(path, results["results"], baseline)
+    with written_whole(folder / "training.png") as path:
+        _draw_curves(path, results["training"])
     write_text_whole(folder / "report.md", report_text(results))
 
 
@@ -113,11 +114,6 @@ def _signed(entry: dict[str, Any], name: str) -> str:
 
 def _flat(value: Any) -> bool:
     return isinstance(value, str | int | float)
-
-
-def _save(path: Path, draw: Callable[[Path], None]) -> None:
-    with written_whole(path) as temporary:
-        draw(temporary)
 
 
 def _draw_differences(path: Path, entries: list[dict[str, Any]], baseline: str) -> None:

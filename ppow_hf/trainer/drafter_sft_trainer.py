@@ -163,9 +163,7 @@ class DrafterSFTTrainer(DrafterTrainer):
         input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
         loss_mask = inputs["loss_mask"].bool() & attention_mask.bool()
         columns = self._columns_of(inputs)
-        # Position t gives the distribution of token t + 1.
-        positions = torch.zeros_like(loss_mask)
-        positions[:, :-1] = loss_mask[:, 1:]
+        positions = predicting_positions(loss_mask)
         features, teacher = self.target_pass(input_ids, attention_mask, positions, inputs.get(_ROW_ID))
         if self.model.training:
             self.training_cost.add(attention_mask.sum())
@@ -214,6 +212,21 @@ class DrafterSFTTrainer(DrafterTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss.detach(), None, None
+
+
+def predicting_positions(loss_mask: torch.Tensor) -> torch.Tensor:
+    """
+    Positions at which the target predicts a token it wrote: position `t` gives the distribution of token `t + 1`.
+
+    Args:
+        loss_mask (`torch.Tensor` of shape `(batch, length)`, bool): Tokens the target wrote.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, bool.
+    """
+    positions = torch.zeros_like(loss_mask)
+    positions[:, :-1] = loss_mask[:, 1:]
+    return positions
 
 
 def scored_columns(loss_mask: torch.Tensor, prediction_offset: int, ttt_steps: int) -> torch.Tensor:

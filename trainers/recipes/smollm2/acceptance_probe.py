@@ -28,7 +28,7 @@ from ppow_hf.data import DrafterDataCollator, load_responses, split_holdout
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.markdown import table
 from ppow_hf.targets import DEFAULT_TARGET
-from ppow_hf.trainer.drafter_sft_trainer import scored_columns
+from ppow_hf.trainer.drafter_sft_trainer import predicting_positions, scored_columns
 from ppow_hf.trainer.target_pass import TargetPass
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
@@ -99,8 +99,7 @@ def collect(target, drafter, rows: Dataset, steps: int, batch_size: int = 4) -> 
         batch = collator([rows[index] for index in range(first, min(first + batch_size, len(rows)))])
         ids, attention = batch["input_ids"], batch["attention_mask"]
         scored = batch["loss_mask"].bool() & attention.bool()
-        positions = torch.zeros_like(scored)
-        positions[:, :-1] = scored[:, 1:]
+        positions = predicting_positions(scored)
         features, teacher = run(ids, attention, positions)
         argmax = torch.zeros_like(ids)
         argmax[positions] = teacher.argmax

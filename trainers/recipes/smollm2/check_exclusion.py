@@ -48,9 +48,7 @@ def main(
                 "found_at": {Path(file).name: numbers for file, numbers in zip(evaluation, hits, strict=True)},
             }
         )
-    content = {"evaluation": [suite.record(0) for suite in suites], "prompts": rows}
-    for suite in content["evaluation"]:
-        del suite["prompts_removed"]
+    content = {"evaluation": [suite.identity() for suite in suites], "prompts": rows}
     write_json_whole(output / "exclusion.json", content)
     guilty = [
         f"{len(numbers)} of {row['source']} in {file}"

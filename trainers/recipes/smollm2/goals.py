@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ppow_hf.evaluation.methods import is_own_fixed
 from ppow_hf.whole_files import write_text_whole
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +56,7 @@ def speed_goals(results: dict) -> list[Goal]:
     rows = greedy(results["results"])
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     cell = {(row["suite"], row["method"]): row for row in rows}
-    fixed = [method for method in mean if method.startswith("fixed:")]
+    fixed = [method for method in mean if is_own_fixed(method)]
     lookup = max((m for m in mean if m.startswith("prompt_lookup")), key=lambda m: mean[m]["speedup"])
     chain, best = mean["cost_aware"], max(mean, key=lambda m: mean[m]["speedup"])
     best_fixed = max(mean[m]["speedup"] for m in fixed)
@@ -252,7 +253,6 @@ def main(write: Callable[[Path, str], None] = write_text_whole) -> None:
     measured = results.get("measured") or {}
     prompts = f"{measured['prompts']} of {measured['of']}" if measured else "all"
     path = CARDS / "experiments" / "goals" / "report.md"
-    path.parent.mkdir(exist_ok=True)
     write(path, report(goals, prompts))
     print(path.relative_to(ROOT))
 
