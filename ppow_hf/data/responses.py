@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..attention_kernels import attention_of_any_shape
 from .chat import prompt_token_ids
 from .conversations import Conversation, cut_after_end, left_pad, plan_batches
 from .files import PROVENANCE_FILE, check_output_dir, save_dataset_whole
@@ -233,6 +234,7 @@ class _Run:
                 device_type="cuda" if device.type == "cpu" else device.type,
             ),
             own_distribution(self.target, self.eos_token_ids, self.pad_token_id),
+            attention_of_any_shape(),
         ):
             torch.manual_seed(self.settings.batch_seed(turn, number))
             output = self.target.generate(**inputs, generation_config=config)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..row_blocks import rows_per_block
 from .target_prefix import ROWS_IN_CACHE
 
 # A token without probability counts as e^-10000: p * log p is then 0 instead of 0 * inf, and a masked draft logit
@@ -83,7 +84,8 @@ def criticality(
         positions = torch.arange(start, min(start + chunk_size, num_positions), device=device)
         target, draft = target_logits(positions), draft_logits(positions)
         _check_logits(target, draft, len(positions), draft_token_ids)
-        blocks = zip(target.split(ROWS_IN_CACHE), draft.to(target.device).split(ROWS_IN_CACHE), strict=True)
+        rows = rows_per_block(target.device, ROWS_IN_CACHE)
+        blocks = zip(target.split(rows), draft.to(target.device).split(rows), strict=True)
         parts += [_chunk(*block, draft_token_ids) for block in blocks]
     stacked = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, device=device)
     if device is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from ..row_blocks import rows_per_block
 from .target_prefix import ROWS_IN_CACHE, TargetPrefix
 from .verification import MAX_PACKED_TOKENS, check_windows, last_logits, packed_pass, use_packing
 
@@ -56,7 +57,7 @@ def target_windows(
 
     def best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tops, ids = [], []
-        for block in logits.split(ROWS_IN_CACHE):
+        for block in logits.split(rows_per_block(logits.device, ROWS_IN_CACHE)):
             block = block.float() / temperature
             top, id_ = block.max(-1)
             tops.append(top - block.logsumexp(-1))

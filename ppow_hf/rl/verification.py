@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..drafters.packed_pass import PackedPass, cannot_pack
 from ..generation.tree_attention import evaluating
+from ..row_blocks import rows_per_block
 from .target_prefix import ROWS_IN_CACHE, TargetPrefix, target_prefix
 
 logger = logging.get_logger(__name__)
@@ -157,7 +158,8 @@ class _Scorer:
 
     def __call__(self, logits: torch.Tensor, slots: torch.LongTensor) -> None:
         """`logits` `(N, V)`, and `slots` `(N, M)`: the flat places of the tokens each of them is for."""
-        for block, places in zip(logits.split(ROWS_IN_CACHE), slots.to(self.device).split(ROWS_IN_CACHE), strict=True):
+        rows = rows_per_block(logits.device, ROWS_IN_CACHE)
+        for block, places in zip(logits.split(rows), slots.to(self.device).split(rows), strict=True):
             self._score(block, places)
 
     def _score(self, logits: torch.Tensor, slots: torch.LongTensor) -> None:

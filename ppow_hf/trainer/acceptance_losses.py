@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..row_blocks import rows_per_block
+
 
 @dataclass
 class TeacherRows:
@@ -32,7 +34,7 @@ class TeacherRows:
         logits: torch.Tensor,
         draft_token_ids: torch.LongTensor | None,
         head: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        chunk_size: int = 64,
+        chunk_size: int | None = None,
     ) -> "TeacherRows":
         """
         Args:
@@ -41,9 +43,10 @@ class TeacherRows:
             draft_token_ids (`torch.LongTensor` of shape `(draft_vocab_size,)`, *optional*): Target ids of the draft
                 vocabulary; `None` when it is the whole vocabulary.
             head (`Callable`, *optional*): The target's head.
-            chunk_size (`int`, *optional*, defaults to 64): Rows taken at a time: the whole vocabulary of few rows fits
-                in a processor's cache, that of all rows does not.
+            chunk_size (`int`, *optional*): Rows taken at a time. On a CPU 64: the whole vocabulary of few rows fits in
+                its cache, that of all rows does not.
         """
+        chunk_size = rows_per_block(logits.device, 64) if chunk_size is None else chunk_size
         parts = [], [], []
         blocks = (
             block

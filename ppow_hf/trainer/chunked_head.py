@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..row_blocks import rows_per_block
+
 RowLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 _ROWS = 128
 
@@ -77,8 +79,9 @@ class _HeadLoss(torch.autograd.Function):
         table = states @ weight.T
         total = states.new_zeros((), dtype=torch.float32)
         log_probs = states.new_zeros(len(states), dtype=torch.float32)
-        for start in range(0, len(states), _ROWS):
-            block = slice(start, min(start + _ROWS, len(states)))
+        size = rows_per_block(states.device, _ROWS)
+        for start in range(0, len(states), size):
+            block = slice(start, min(start + size, len(states)))
             logits = table[block].float().requires_grad_(needs_grad)
             with torch.set_grad_enabled(needs_grad):
                 losses, others = row_loss(logits, block)
@@ -103,8 +106,9 @@ class _HeadLoss(torch.autograd.Function):
         if ctx.chosen is not None and log_prob_gradient is not None and bool((log_prob_gradient != 0).any()):
             # The logits are cheaper to make again than to keep.
             table = states @ weight.T
-            for start in range(0, len(states), _ROWS):
-                block = slice(start, min(start + _ROWS, len(states)))
+            size = rows_per_block(states.device, _ROWS)
+            for start in range(0, len(states), size):
+                block = slice(start, min(start + size, len(states)))
                 # d log q(a) / d logits = (one-hot of a - q) / T
                 scale = log_prob_gradient[block] / ctx.temperature
                 known = ctx.chosen[block] >= 0

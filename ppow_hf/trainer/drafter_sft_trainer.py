@@ -10,6 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from ..attention_kernels import attention_of_any_shape
 from ..drafters import DrafterModel
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_trainer import DrafterTrainer
@@ -120,7 +121,8 @@ class DrafterSFTTrainer(DrafterTrainer):
         missing.sort(key=lambda index: cache.offsets[row_ids[index] + 1] - cache.offsets[row_ids[index]])
         mine = missing[self.accelerator.process_index :: self.accelerator.num_processes]
         size = self.args.per_device_eval_batch_size
-        with tqdm(total=len(mine), desc="features", unit="row", disable=not self.is_world_process_zero()) as bar:
+        bar = tqdm(total=len(mine), desc="features", unit="row", disable=not self.is_world_process_zero())
+        with bar, attention_of_any_shape():
             for first in range(0, len(mine), size):
                 part = mine[first : first + size]
                 batch = self._prepare_inputs(self.data_collator([self.train_dataset[index] for index in part]))

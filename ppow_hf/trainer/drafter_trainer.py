@@ -17,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from ..attention_kernels import attention_of_any_shape
 from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
@@ -185,6 +186,7 @@ class DrafterTrainer(Trainer):
 
     # ---- evaluation by decoding ------------------------------------------------------------------------------------
 
+    @attention_of_any_shape()
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         self._metrics["eval"].take()
         output = self._held_out_loss(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -263,7 +265,8 @@ class DrafterTrainer(Trainer):
             self._initial.forget_figures()
             self._started_from = getattr(drafter, _RECORD, None)
         self._initial_stands_in, self._record = False, None
-        output = super().train(*args, **kwargs)
+        with attention_of_any_shape():
+            output = super().train(*args, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_global_step == 0:
             self._return_to_initial()
         if self.args.should_save:

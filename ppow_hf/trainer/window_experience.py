@@ -37,10 +37,14 @@ from ..rl import (
     window_target_gap,
     window_values,
 )
+from ..row_blocks import rows_per_block
 from .ppow_config import PPOWConfig
 from .reward_checks import is_ours, is_proximity
 from .reward_inputs import texts_of_windows
 from .window_metrics import Metrics, acceptance_metrics, reward_metrics, selection_metrics
+
+# Positions whose vocabulary is projected at a time, on a CPU.
+_PROJECTED = 256
 
 
 @dataclass
@@ -195,6 +199,7 @@ class ExperienceMaker:
                 generator=device_generator,
             )
         temperature = 1.0 if args.acceptance == "greedy" else args.rollout_temperature
+        projected = rows_per_block(input_ids.device, _PROJECTED)
         with self.timed("verification"):
             verification = verify_windows(
                 self.target,
@@ -204,11 +209,14 @@ class ExperienceMaker:
                 draft_token_ids=drafter.draft_token_ids,
                 temperature=temperature,
                 keep_plain_log_probs=self.needs_gap,
+                chunk_size=projected,
             )
             preferred = None
             if self.needs_gap:
                 # Delta is of the target's own distribution, whatever the temperature of drafting (paper).
-                preferred = target_windows(self.target, prefix, selected.starts, args.window_size)
+                preferred = target_windows(
+                    self.target, prefix, selected.starts, args.window_size, chunk_size=projected
+                )
         return self._score(inputs, drafter, prefix, selected, rollouts, verification, preferred, generator, metrics)
 
     # ---- windows ---------------------------------------------------------------------------------------------------
@@ -237,6 +245,7 @@ class ExperienceMaker:
             draft_logits,
             len(rows),
             drafter.draft_token_ids,
+            chunk_size=rows_per_block(loss_mask.device, _PROJECTED),
             device=loss_mask.device,
         )
         values = torch.zeros(loss_mask.shape, device=loss_mask.device)
@@ -384,7 +393,8 @@ class ExperienceMaker:
         real = selected.mask
         ids = drafter.draft_token_ids
         probs = []
-        for row, place in zip(rows[real].split(32), places[real].split(32), strict=True):
+        starts = rows_per_block(places.device, 32 * self.args.window_size) // self.args.window_size
+        for row, place in zip(rows[real].split(starts), places[real].split(starts), strict=True):
             logits = prefix.logits_at(row.flatten(), place.flatten() - 1)
             kept = logits if ids is None else logits.index_select(-1, ids.to(logits.device))
             # Widened first: at 20, half precision rounds to an eighth.

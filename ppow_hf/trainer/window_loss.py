@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..rl import entropy, expected_length_loss, policy_loss, target_kl
+from ..row_blocks import rows_per_block
 from .chunked_head import chosen_log_probs
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, block_loss, sums):
         needs_grad = logits.requires_grad
-        windows = max(1, _ROWS // max(logits.shape[1], 1))
+        windows = max(1, rows_per_block(logits.device, _ROWS) // max(logits.shape[1], 1))
         gradient = torch.empty_like(logits) if needs_grad else None
         total = logits.new_zeros((), dtype=torch.float32)
         # At least one block, so that no window gives the names of the sums all the same.

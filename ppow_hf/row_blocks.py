@@ -1,0 +1,23 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""How many rows of a vocabulary to work on at a time."""
+
+import torch
+
+# A GPU wants few launches of many rows; its caches are smaller than a row's vocabulary anyway. 4,096 rows of 50,000
+# tokens in float32 are 0.8 GB.
+ROWS_ON_GPU = 4096
+
+
+def rows_per_block(device: torch.device, on_cpu: int) -> int:
+    """
+    Rows of logits that are widened, scored and differentiated together.
+
+    Args:
+        device (`torch.device`): Where the logits are.
+        on_cpu (`int`): Rows that stay in a processor's cache with what is made of them.
+
+    Returns:
+        `int`: `on_cpu` on a CPU, and on anything else enough rows to fill it.
+    """
+    return on_cpu if device.type == "cpu" else max(on_cpu, ROWS_ON_GPU)
