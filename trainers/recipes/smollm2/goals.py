@@ -19,6 +19,7 @@ from ppow_hf.whole_files import write_text_whole
 ROOT = Path(__file__).parents[3]
 CARDS = ROOT / "model_cards"
 DRAFTER = "smollm2-135m-instruct-eagle3"
+LOSSLESS = ("experiments", "lossless", "lossless.json")
 # Of the paper: its floor and its best speedup over plain decoding, and its acceptance length.
 PAPER_SPEEDUP, PAPER_BEST, PAPER_TAU = 3.39, 4.36, 6.29
 LLAMA_CPP = 140.0  # tokens/s of llama.cpp on the same Q4_1 weights and two threads, as the goal was set
@@ -63,10 +64,12 @@ def speed_goals(results: dict) -> list[Goal]:
     ratios = {s: cell[s, "cost_aware"]["speedup"] / max(cell[s, m]["speedup"] for m in fixed) for s in suites}
     rate = sum(cell[s, best]["tokens_per_second"] for s in suites) / len(suites)
     over_lookup = mean[best]["speedup"] / mean[lookup]["speedup"]
-    tokens = read(DRAFTER, "provenance.json")["train_response_tokens"] / 1e6
+    provenance = read(DRAFTER, "provenance.json")
+    rows, tokens = provenance["train_rows"], provenance["train_response_tokens"] / 1e6
     training = (
-        f"The drafter was trained on two CPU cores, on {tokens:.1f} million tokens of responses, and its learning "
-        "curve still rises (see the recipe). EAGLE-3's own saw some 530,000 dialogues (arXiv 2503.01840)."
+        f"The drafter has one layer of {provenance['parameters'] / 1e6:.0f} million parameters, and saw {rows:,} "
+        f"responses of {tokens:.1f} million tokens, most of them twice: hours on two CPU cores, and four minutes on a "
+        "GPU that were worth more (see the recipe). EAGLE-3's own saw some 530,000 dialogues (arXiv 2503.01840)."
     )
     return [
         Goal("mean speedup, `cost_aware`", "1.5x", f"{chain['speedup']:.2f}x", chain["speedup"] >= 1.5),
@@ -172,42 +175,75 @@ def oracle_goals() -> list[Goal]:
 
 def training_goals() -> list[Goal]:
     """What PPOW is worth."""
-    curve = read("experiments", "learning-curve", "all-prompts", "results.json")["results"]
-    over = next(row for row in curve["reference"] if row["suite"] == "mean")
-    init = next(row for row in curve["second-supervised"] if row["suite"] == "mean")["acceptance_length"]
-    rows = read("experiments", "last-stage", "results.json")["results"]
-    exact = next(row for row in rows if row["arm"] == "ppow-exact" and row["suite"] == "mean")
-    gain, low, high = exact["over_cst-seed0"]
-    length = exact["acceptance_length"]
+    rows = read("experiments", "gpu-arms", "results.json")["results"]
+    init = next(row for row in rows if row["arm"] == "init" and row["suite"] == "mean")["acceptance_length"]
+    lengths = {(row["drafter"], row["suite"]): row["acceptance_length"] for row in rows}
+    arms = {
+        arm: [row for row in rows if row["arm"] == arm and row["suite"] == "mean"] for arm in ("ppow-exact", "ppow")
+    }
+    gains = {
+        suite: min(lengths[row["drafter"], suite] for row in arms["ppow-exact"]) - length
+        for (drafter, suite), length in lengths.items()
+        if drafter == "init" and suite != "mean"
+    }
+    over_cst = [row[f"over_cst-seed{seed}"] for row in arms["ppow-exact"] for seed in (0, 1)]
+    gain = sum(difference for difference, _, _ in over_cst) / len(over_cst)
+    cst = [lengths[f"cst-seed{seed}", "mean"] for seed in (0, 1)]
+    share = gain / (sum(cst) / len(cst))
     return [
         Goal(
-            "acceptance length over the supervised initialisation (PPOW's expected reward, windows of 5)",
-            "above, interval without zero",
-            f"{init:.3f} to {over['acceptance_length']:.3f} "
-            f"({over['difference']:+.3f} [{over['difference_low']:+.3f}, {over['difference_high']:+.3f}])",
-            over["difference_low"] > 0,
+            "acceptance length over the supervised initialisation (PPOW's expected reward, windows of 5, two seeds)",
+            "above, intervals without zero",
+            f"{init:.3f}, then {_over(arms['ppow-exact'])}",
+            all(row["difference_low"] > 0 for row in arms["ppow-exact"]),
         ),
         Goal(
-            "PPOW's expected reward over as much more supervised training, from one initialisation",
+            "the same, on every suite",
+            "above",
+            ", ".join(f"{suite} {least:+.3f}" for suite, least in gains.items()) + " (the lesser of two seeds)",
+            min(gains.values()) > 0,
+        ),
+        Goal(
+            "the same, with windows that are sampled (the paper's way)",
+            "above, intervals without zero",
+            f"{init:.3f}, then {_over(arms['ppow'])}",
+            all(row["difference_low"] > 0 for row in arms["ppow"]),
+            "A step learns from 1,024 starts and takes a third as many steps as supervised training in the same time, "
+            "which learns from every position of its texts; and the gradient of so few starts hardly holds for others "
+            "(gradient probe).",
+        ),
+        Goal(
+            "PPOW's expected reward over as much more supervised training, in the mean of two seeds each",
             "+5%",
-            f"{100 * gain / (length - gain):+.1f}% ({gain:+.3f} [{low:+.3f}, {high:+.3f}])",
-            gain / (length - gain) >= 0.05,
-            "Near its optimum a drafter learns little from any step's texts that holds for others (gradient probe), "
-            "and both arms trained on responses that it had seen. Sampled PPOW is behind both: it takes two fifths "
-            "of the steps in the same time.",
+            f"{100 * share:+.1f}% ({gain:+.3f}; "
+            f"{sum(low > 0 for _, low, _ in over_cst)} of {len(over_cst)} intervals without zero)",
+            share >= 0.05,
+            "Both gain little beside the supervised stage before them. The paper has 6.40 over 6.09 of its own "
+            "initialisation in the mean, and 19% over CST on GSM8K, where CST made its drafter worse; here CST gains.",
         ),
     ]
 
 
-def correctness_goals(check: dict) -> list[Goal]:
-    """Of `lossless.json`, and how fast responses are made."""
+def _over(rows: list[dict]) -> str:
+    return " and ".join(
+        f"{row['acceptance_length']:.3f} ({row['difference']:+.3f} "
+        f"[{row['difference_low']:+.3f}, {row['difference_high']:+.3f}])"
+        for row in rows
+    )
+
+
+def correctness_goals(check: dict, drafter_hash: str) -> list[Goal]:
+    """Of `lossless.json`, and how fast responses are made and windows verified."""
+    drafter = "" if check["drafter_hash"] == drafter_hash else " (with the drafter before this one)"
     methods = check["arguments"]["methods"][1:]
     rows = [row for row in check["results"] if row["method"] in methods]
+    names = ", ".join(f"`{method}`" for method in methods)
     identical, of = (sum(row[name] for row in rows) for name in ("identical", "num_prompts"))
     data = read("experiments", "data-throughput", "results.json")["results"]
+    packed = read("experiments", "packed-verification", "results.json")
     return [
         Goal(
-            f"texts identical to plain `generate`'s in float32, {', '.join(f'`{method}`' for method in methods)}",
+            f"texts identical to plain `generate`'s in float32, {names}{drafter}",
             "100%",
             f"{identical} of {of} ({of // len(methods)} prompts with each)",
             identical == of,
@@ -219,6 +255,13 @@ def correctness_goals(check: dict) -> list[Goal]:
             f"{data['ratio']:.2f} (median of {len(data['ratios'])})",
             data["ratio"] >= 0.9,
             "Each batch is written to disk before the next one.",
+        ),
+        Goal(
+            "packed verification over start by start, 8 starts x 8 windows x 10 tokens",
+            "3x",
+            f"{packed['median_ratio']:.1f}x (median of {len(packed['texts'])} texts)",
+            packed["median_ratio"] >= 3,
+            "Few tokens of text leave little to share.",
         ),
     ]
 
@@ -242,10 +285,10 @@ def report(goals: list[Goal], prompts: str) -> str:
 
 def main(write: Callable[[Path, str], None] = write_text_whole) -> None:
     results = read(DRAFTER, "benchmarks", "results.json")
-    check = read(DRAFTER, "benchmarks", "lossless", "lossless.json")
+    check = read(*LOSSLESS)
     goals = [
         *speed_goals(results),
-        *correctness_goals(check),
+        *correctness_goals(check, results["drafter_hash"]),
         *cycle_goals(),
         *oracle_goals(),
         *training_goals(),
