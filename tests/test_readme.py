@@ -35,12 +35,15 @@ def cells_of(first: str) -> list[str]:
     [
         ("initialisation", "init"),
         ("CST", "cst-seed0"),
+        ("CST, second seed", "cst-seed1"),
         ("**exact window reward**", "ppow-exact-seed0"),
+        ("**exact window reward**, second seed", "ppow-exact-seed1"),
         ("PPOW, sampled", "ppow-seed0"),
+        ("PPOW, sampled, second seed", "ppow-seed1"),
     ],
 )
 def test_the_table_of_trainings_is_that_of_the_experiment(name, drafter):
-    results = json.loads((ROOT / "model_cards" / "experiments" / "ppow-vs-cst" / "results.json").read_text())
+    results = json.loads((ROOT / "model_cards" / "experiments" / "gpu-arms" / "results.json").read_text())
     found = {row["suite"]: row for row in results["results"] if row["drafter"] == drafter}
     steps, *suites, difference = cells_of(name)
     assert suites == [f"{found[suite]['acceptance_length']:.3f}" for suite in ("gsm8k", "humaneval", "mt_bench")]
