@@ -38,7 +38,12 @@ def benchmark_section(benchmark: Benchmark) -> dict[str, Any]:
     """Protocol, hardware and tables of one `results.json`."""
     results = benchmark.results
     arguments, environment = results["arguments"], results["environment"]
-    limit = "all prompts" if arguments.get("limit") is None else f"at most {arguments['limit']} prompts"
+    prompts = (
+        "all prompts a suite" if arguments.get("limit") is None else f"at most {arguments['limit']} prompts a suite"
+    )
+    measured = results.get("measured")
+    if measured and measured["prompts"] < measured["of"]:
+        prompts += f" ({measured['prompts']} of {measured['of']} so far)"
     template = "chat template" if arguments.get("chat_template") else "plain prompts, no chat template"
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     hardware = f"{environment.get('device')} ({environment.get('device_name')})"
@@ -46,7 +51,7 @@ def benchmark_section(benchmark: Benchmark) -> dict[str, Any]:
         hardware += f", {environment['cpu_cores']} cores, {environment.get('torch_threads')} torch threads"
     bootstrap = results.get("bootstrap")
     protocol = [
-        f"Protocol: batch of one prompt, {template}, {limit} a suite, at most {arguments.get('max_new_tokens')} new "
+        f"Protocol: batch of one prompt, {template}, {prompts}, at most {arguments.get('max_new_tokens')} new "
         f"tokens a turn, seed {arguments.get('seed')}; methods run interleaved, prompt by prompt, in one process "
         "after a warm-up, timed over the whole `generate` call.",
         f"Dtype: {arguments['dtype']}{', prepacked for all methods alike' if arguments.get('prepack') else ''}",

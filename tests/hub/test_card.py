@@ -97,6 +97,22 @@ def test_every_result_is_that_of_the_file(folder):
             assert got["tau"].split(" ")[0] == ("-" if tau is None else f"{tau:.2f}")
 
 
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        ({"prompts": 7, "of": 9}, "all prompts a suite (7 of 9 so far), at most"),
+        ({"prompts": 9, "of": 9}, "all prompts a suite, at most"),
+        (None, "all prompts a suite, at most"),
+    ],
+)
+def test_an_unfinished_benchmark_says_so(folder, measured, said):
+    _edit(
+        folder / "benchmarks" / "results.json",
+        lambda results: results.update(measured=measured, arguments=results["arguments"] | {"limit": None}),
+    )
+    assert said in write_card(folder).read_text()
+
+
 def test_another_figure_gives_another_card(folder):
     before, own = write_card(folder).read_text(), read_facts(folder).own_method
 
