@@ -26,6 +26,9 @@ def main(folder: str) -> None:
     trainer = ppow_trainer(folder, drafter, target, cost_ratio="measured", ddp_backend="gloo", **QUIET)
     assert trainer.accelerator.num_processes == 2
     Path(folder, f"gamma-{rank}").write_text(str(trainer.cost_model.gamma))
+    # One that leaves while the other still talks to it takes gloo's threads down with an abort.
+    trainer.accelerator.wait_for_everyone()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
