@@ -14,6 +14,12 @@ from .methods import PLAIN, is_own_fixed
 BOOTSTRAP = {"level": 0.95, "samples": 2000}
 
 
+def measured_so_far(results: dict[str, Any]) -> str | None:
+    """Of an unfinished benchmark how many prompts are measured, "110 of 200"; `None` of one that is finished."""
+    measured = results.get("measured")
+    return f"{measured['prompts']} of {measured['of']}" if measured and measured["prompts"] < measured["of"] else None
+
+
 def bootstrap_interval(
     numerators: Sequence[float], denominators: Sequence[float], seed: int = 0
 ) -> list[float] | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..whole_files import write_text_whole
+from .aggregate import measured_so_far
 from .markdown import NOTHING, environment_list, interval, number, percent, table, times
 from .methods import PLAIN
 
@@ -108,9 +109,8 @@ def _protocol(results: dict[str, Any]) -> str:
         else "The tokenizer has no chat template: prompts are given as plain text."
     )
     limit = "all prompts" if arguments["limit"] is None else f"at most {arguments['limit']} prompts per suite"
-    measured = results.get("measured")
-    if measured and measured["prompts"] < measured["of"]:
-        limit += f", {measured['prompts']} of {measured['of']} measured so far"
+    if (measured := measured_so_far(results)) is not None:
+        limit += f", {measured} measured so far"
     checked = arguments["check_float32"]
     if arguments["dtype"] == "float32":
         float32 = "The benchmark itself ran in float32, where the share must be all."

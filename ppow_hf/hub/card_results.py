@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..evaluation.aggregate import measured_so_far
 from ..evaluation.methods import PLAIN
 from .card_facts import CardFacts
 from .card_measured import Benchmark, is_window
@@ -41,9 +42,8 @@ def benchmark_section(benchmark: Benchmark) -> dict[str, Any]:
     prompts = (
         "all prompts a suite" if arguments.get("limit") is None else f"at most {arguments['limit']} prompts a suite"
     )
-    measured = results.get("measured")
-    if measured and measured["prompts"] < measured["of"]:
-        prompts += f" ({measured['prompts']} of {measured['of']} so far)"
+    if (measured := measured_so_far(results)) is not None:
+        prompts += f" ({measured} so far)"
     template = "chat template" if arguments.get("chat_template") else "plain prompts, no chat template"
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     hardware = f"{environment.get('device')} ({environment.get('device_name')})"
