@@ -20,10 +20,7 @@ def test_the_report_is_up_to_date():
 
 def test_what_is_not_met_says_why():
     with loaded_script(ROOT / "trainers" / "recipes" / "smollm2" / "goals.py") as script:
-        results = script.read(script.DRAFTER, "benchmarks", "results.json")
-        goals = script.speed_goals(results)
-        goals += script.correctness_goals(script.read(*script.LOSSLESS), results["drafter_hash"])
-        goals += [*script.cycle_goals(), *script.oracle_goals(), *script.training_goals()]
+        goals = script.all_goals(script.read(script.DRAFTER, "benchmarks", "results.json"))
         assert len(goals) > 10
         text = script.report(goals, "all")
     for goal in goals:
