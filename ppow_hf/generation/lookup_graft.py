@@ -1,12 +1,11 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 """
-Looked-up tokens in a draft tree (ours): one path of it, which drafted tokens branch off from and go on behind.
+Looked-up tokens in a draft tree (ours): at every node what followed the last time the text read like the path to it.
 
-Level by level the path's next token becomes a child of the node it has reached. Where the drafter was asked about that
-node, the two are judged together: a token both propose is one node, likelier than either says alone, and whatever the
-one thinks likely leaves less to the other. When the drafter is asked no more, the path goes on as far as it pays: it
-costs nothing but its verification.
+Where the drafter was asked about a node, the two are judged together: a token both propose is one node, likelier than
+either says alone, and whatever the one thinks likely leaves less to the other. Behind a node the drafter was not asked
+about, looked-up tokens go on alone as far as they pay: they cost nothing but their verification.
 
 Sampling stays lossless: a looked-up token is the first of its siblings to be tried, and the drafter's are drawn from
 what it leaves of the draft distribution. Whether it is in the tree is settled before its siblings are drawn.
@@ -15,26 +14,37 @@ what it leaves of the draft distribution. Whether it is in the tree is settled b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
-from .tree_nodes import LOOKED_UP, TEXT, DraftNode
+from .lookup import LookupIndex
+from .lookup_acceptance import LookupAcceptance
+from .tree_nodes import LOOKED_UP, TEXT, DraftNode, path_tokens
 from .tree_policy import TreePolicy
 
 # Log-odds of a looked-up token about which the drafter was asked: constant, weight of the log-odds of lookup's own
-# estimate, and weight of the log-odds of its draft probability. Fitted to 785 looked-up tokens in responses of a 135M
-# instruction-tuned model, on prompts outside the benchmarks, with a one-layer EAGLE-3 drafter: their log loss is 0.41,
-# that of lookup's own estimates 0.53, and that of the larger of the two estimates 0.45.
-_GREEDY = (0.78, 0.73, 0.44)
+# estimate, and weight of the log-odds of its draft probability. Greedy: fitted to 1,456 looked-up tokens in responses
+# of a 135M instruction-tuned model, on prompts outside the benchmarks, with a one-layer EAGLE-3 drafter: their log
+# loss is 0.39, that of lookup's own estimates 0.63, and that of the drafter's 0.42.
+_GREEDY = (0.25, 0.40, 0.54)
 _SAMPLING = (0.3, 0.6, 0.4)
 _SMALLEST = 1e-4
 _LEAST_SHARE = 0.01  # below it, how little the drafter thinks of a token says nothing more
+_LEAST_GAIN = 0.02  # less is hardly worth verifying anywhere, and growing it takes time, too
 
 
 class LookedUp(NamedTuple):
-    """Where the path's next token stands: a row of the draft distributions, and a column if the drafter knows it."""
+    """
+    A looked-up token.
 
-    row: int
+    Args:
+        token (`int`): Target id.
+        estimate (`float`): Lookup's estimate that it is right.
+        column (`int`, *optional*): Its column in the draft distributions; `None` if the drafter does not know it.
+    """
+
+    token: int
+    estimate: float
     column: int | None
 
 
@@ -60,59 +70,60 @@ def _log_odds(probability: float) -> float:
 
 class LookupGraft:
     """
-    The looked-up path of one growing tree.
+    What lookup adds to one growing tree.
 
     Args:
-        tokens (`Sequence[int]`, *optional*): Looked-up tokens, as target ids; nothing behind an end of text.
-        predicted (`Sequence[float]`, *optional*): Of each, lookup's estimate, given that those before it are accepted.
+        index ([`LookupIndex`], *optional*): Of the text; without one nothing is looked up.
+        acceptance ([`LookupAcceptance`], *optional*): How likely looked-up tokens are right; needed with an index.
         sampling (`bool`, *optional*, defaults to `False`): Whether the target samples.
         columns (`Mapping[int, int]`, *optional*): Column of the draft distributions by target id, of the tokens the
             drafter knows; by default they are the same.
+        depth (`int`, *optional*, defaults to 0): Levels that the length of the text leaves room for.
+        size (`int`, *optional*, defaults to 24): Most tokens behind a node that the drafter was not asked about.
+        eos_token_ids (`Container[int]`, *optional*): Tokens behind which nothing is looked up.
     """
 
     def __init__(
         self,
-        tokens: Sequence[int] = (),
-        predicted: Sequence[float] = (),
+        index: LookupIndex | None = None,
+        acceptance: LookupAcceptance | None = None,
         *,
         sampling: bool = False,
         columns: Mapping[int, int] | None = None,
+        depth: int = 0,
+        size: int = 24,
+        eos_token_ids: Container[int] = (),
     ):
-        self.tokens, self.predicted = tokens, predicted
+        self.index, self.acceptance = index, acceptance
         self.sampling = sampling
-        self.tip = TEXT  # the node the path has reached
-        self._columns = columns
-        self._length = 0  # tokens of the path in the tree
+        self.depth, self.size = depth, size
+        self._columns, self._eos_token_ids = columns, eos_token_ids
+        self._found: dict[int, LookedUp | None] = {}
 
-    @property
-    def token(self) -> int | None:
-        """`int`: The path's next token; `None` at its end."""
-        return self.tokens[self._length] if self._length < len(self.tokens) else None
-
-    @property
-    def estimate(self) -> float:
-        """`float`: Lookup's estimate of that token; 0 at the end."""
-        return self.predicted[self._length] if self._length < len(self.tokens) else 0.0
-
-    def advance(self, node: int | None) -> None:
-        """The next token is this node of the tree now; with `None` it is not in the tree, and the path ends."""
-        if node is None:
-            self.tokens = self.tokens[: self._length]
-        else:
-            self.tip, self._length = node, self._length + 1
-
-    def place(self, frontier: Sequence[int]) -> LookedUp | None:
-        """Where the drafter's opinion of the next token is found, if it is asked behind the path."""
-        token = self.token
-        if token is None or self.tip not in frontier:
+    def behind(self, nodes: Sequence[DraftNode], node: int) -> LookedUp | None:
+        """The token that followed the last time, behind a node of the tree or `TEXT`; `None` if there was no time."""
+        if self.index is None:
             return None
-        return LookedUp(frontier.index(self.tip), token if self._columns is None else self._columns.get(token))
+        if node not in self._found:
+            self._found[node] = self._look_up(path_tokens(nodes, node))
+        return self._found[node]
 
-    def weigh(self, tokens: Sequence[int], chances: Sequence[float], share: float) -> tuple[float, list[float]]:
+    def _look_up(self, path: list[int]) -> LookedUp | None:
+        match = self.index.match_behind(path)
+        if match is None:
+            return None
+        (token,) = self.index.follow(match, 1, path)
+        column = token if self._columns is None else self._columns.get(token)
+        return LookedUp(token, self.acceptance.predict(match, 0), column)
+
+    def weigh(
+        self, looked_up: LookedUp, tokens: Sequence[int], chances: Sequence[float], share: float
+    ) -> tuple[float, list[float]]:
         """
-        Lookup's next token among the drafter's children of the same node.
+        A looked-up token among the drafter's children of the same node.
 
         Args:
+            looked_up ([`LookedUp`]): The token.
             tokens (`Sequence[int]`), chances (`Sequence[float]`): These children, and of each its estimated chance to
                 be accepted, if lookup knew nothing.
             share (`float`): Draft probability of the looked-up token.
@@ -120,44 +131,62 @@ class LookupGraft:
         Returns:
             `(chance, chances)`: that of the looked-up token, and of every child what is left to it.
         """
-        joint = joint_estimate(self.estimate, share, self.sampling)
-        known = next((c for token, c in zip(tokens, chances, strict=True) if token == self.token), 0.0)
+        joint = joint_estimate(looked_up.estimate, share, self.sampling)
+        known = next((c for token, c in zip(tokens, chances, strict=True) if token == looked_up.token), 0.0)
         scale = (1.0 - joint) / max(1.0 - known, _SMALLEST)
         return joint, [min(scale * chance, 1.0) for chance in chances]
 
-    def node(self, nodes: Sequence[DraftNode], chance: float) -> DraftNode:
-        """The next token as a child that lookup alone proposes."""
-        above = nodes[self.tip] if self.tip != TEXT else None
-        gain = chance * (above.gain if above is not None else 1.0)
-        level = above.level + 1 if above is not None else 0
-        return DraftNode(self.token, self.tip, level, LOOKED_UP, gain, chance, looked_up=True)
+    def open_gain(self, nodes: Sequence[DraftNode], node: int) -> float:
+        """Gain of a node as far as the drafter's children can add to it: looked-up ones need no drafter."""
+        looked_up = self.behind(nodes, node)
+        return nodes[node].gain * (1.0 - looked_up.estimate) if looked_up is not None else nodes[node].gain
 
-    def open_gain(self, index: int, node: DraftNode) -> float:
-        """Gain of a node as far as the drafter's children can add to it: the path's next token needs no drafter."""
-        return node.gain * (1.0 - self.estimate) if index == self.tip else node.gain
-
-    def add_rest(self, nodes: list[DraftNode], kept: list[int], policy: TreePolicy) -> list[int]:
+    def add_rest(
+        self, nodes: list[DraftNode], kept: list[int], asked: Container[int], policy: TreePolicy
+    ) -> list[int]:
         """
-        Lets the path go on where the drafter was asked no more, and leaves out what pays only together with more.
+        Lets looked-up tokens go on where the drafter was not asked, and leaves out what pays only together with more.
 
         Args:
             nodes (`list[DraftNode]`): Of the tree; more are added to it.
             kept (`list[int]`): Those that are to be verified.
+            asked (`Container[int]`): Nodes, perhaps `TEXT`, that the drafter was asked about.
             policy ([`TreePolicy`]): Chooses.
 
         Returns:
             `list[int]`: All that are to be verified, siblings in the order in which they are tried.
         """
         first = len(nodes)
-        while self.token is not None:
-            nodes.append(self.node(nodes, self.estimate))
-            self.advance(len(nodes) - 1)
+        if self.index is not None:
+            for node in (TEXT, *kept):
+                if node not in asked:
+                    self._go_on(nodes, node)
         if not self.sampling:
             return likeliest(nodes, policy)
-        # What was drawn stays, and of the rest of the path as much as pays.
-        rest = policy.take([node.gain for node in nodes[first:]], len(kept))
-        del nodes[first + rest :]
-        return sorted([*kept, *range(first, first + rest)], key=lambda i: nodes[i].rank != LOOKED_UP)
+        # What was drawn stays, and of the rest as much as pays.
+        order = sorted(range(first, len(nodes)), key=lambda i: (-nodes[i].gain, i))
+        rest = order[: policy.take([nodes[i].gain for i in order], len(kept))]
+        return sorted([*kept, *rest], key=lambda i: nodes[i].rank != LOOKED_UP)
+
+    def _go_on(self, nodes: list[DraftNode], node: int) -> None:
+        """Adds the looked-up tokens behind a node, as far as they may pay."""
+        level, gain = (nodes[node].level, nodes[node].gain) if node != TEXT else (-1, 1.0)
+        if node != TEXT and nodes[node].token in self._eos_token_ids:
+            return
+        path = path_tokens(nodes, node)
+        match = self.index.match_behind(path)
+        if match is None:
+            return
+        for position, token in enumerate(self.index.follow(match, min(self.size, self.depth - 1 - level), path)):
+            estimate = self.acceptance.predict(match, position)
+            gain *= estimate
+            if gain < _LEAST_GAIN:
+                return
+            level += 1
+            nodes.append(DraftNode(token, node, level, LOOKED_UP, gain, estimate, looked_up=True))
+            node = len(nodes) - 1
+            if token in self._eos_token_ids:
+                return
 
 
 def likeliest(nodes: Sequence[DraftNode], policy: TreePolicy, follow: float = 0.0, levels: int = 0) -> list[int]:

@@ -62,7 +62,10 @@ def test_what_is_read_here():
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("looked_up", [None, LookedUp(1, 7), LookedUp(0, None)])
+@pytest.mark.parametrize(
+    "looked_up",
+    [(), (None, LookedUp(15, 0.5, 7), None), (LookedUp(7, 0.5, 3), LookedUp(9, 0.5, 4), LookedUp(0, 0.5, None))],
+)
 @pytest.mark.parametrize("branching", [1, 2, 4])
 def test_choices_are_those_of_the_general_way(branching, looked_up, mapped, monkeypatch):
     sampler = DraftSampler(torch.arange(96) * 2 + 1 if mapped else None, vocab_size=200)

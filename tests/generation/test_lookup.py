@@ -13,12 +13,16 @@ from ppow_hf.generation import LookupAcceptance, LookupIndex, LookupMatch
 from ppow_hf.generation.lookup_acceptance import prior_acceptance
 
 
-def naive_match(tokens, max_ngram, min_ngram, max_match):
-    """`(position, length, seen, repeated)` of the longest n-gram's last earlier occurrence, by reading everything."""
+def naive_match(tokens, max_ngram, min_ngram, max_match, path=()):
+    """
+    `(position, length, seen, repeated)` of the longest n-gram's last earlier occurrence, by reading everything. What
+    follows it stands in the text, where the end of the text is looked for with the path behind it.
+    """
+    known, tokens = len(tokens), [*tokens, *path]
     end = len(tokens)
     for n in range(min(max_ngram, end), min_ngram - 1, -1):
         suffix = tokens[end - n :]
-        followers = [i + n for i in range(end - n) if tokens[i : i + n] == suffix]
+        followers = [i + n for i in range(min(end, known) - n) if tokens[i : i + n] == suffix]
         if not followers:
             continue
         position = followers[-1]
@@ -44,7 +48,7 @@ def test_equals_the_naive_search(max_ngram, min_ngram, max_match, vocabulary):
     random.seed(vocabulary)
     index = LookupIndex(max_ngram, min_ngram, max_match)
     tokens = []
-    found = 0
+    found = behind = 0
     for _ in range(250):
         expected = naive_match(tokens, max_ngram, min_ngram, max_match)
         match = index.match
@@ -55,12 +59,21 @@ def test_equals_the_naive_search(max_ngram, min_ngram, max_match, vocabulary):
             assert (match.position, match.length, match.seen, match.repeated) == expected
             assert index.propose(12) == naive_proposal(tokens, match.position, 12)
             assert index.propose(3) == index.propose(12)[:3]
+        # The text going on, as a drafter might have it, or as it did elsewhere.
+        begin = random.randrange(len(tokens) + 1)
+        for path in ([random.randrange(vocabulary)], [*tokens[begin : begin + 3], random.randrange(vocabulary)]):
+            expected, match = naive_match(tokens, max_ngram, min_ngram, max_match, path), index.match_behind(path)
+            assert (match is None) == (expected is None)
+            if match is not None:
+                behind += 1
+                assert (match.position, match.length, match.seen, match.repeated) == expected
+                assert index.follow(match, 12, path) == naive_proposal([*tokens, *path], match.position, 12)
         # Whole phrases now and then, as texts have them.
         start = random.randrange(len(tokens)) if tokens and random.random() < 0.2 else None
         new = [random.randrange(vocabulary)] if start is None else tokens[start : start + 5]
         tokens += new
         index.extend(new)
-    assert found > 20 and index.tokens == tokens and len(index) == len(tokens)
+    assert found > 20 and behind > 10 and index.tokens == tokens and len(index) == len(tokens)
 
 
 def test_proposals_do_not_change_the_text():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ppow_hf import CostModel, WindowConfig
-from ppow_hf.generation import draft_tree
+from ppow_hf.generation import LookupAcceptance, LookupIndex, draft_tree
 from ppow_hf.generation.lookup_graft import LookedUp, LookupGraft, joint_estimate
 from ppow_hf.generation.tree_config import TreeConfig
 from ppow_hf.generation.tree_nodes import LOOKED_UP, TEXT, DraftNode, DraftTree, Expansion
@@ -28,6 +28,32 @@ def cost_aware(slope=0.02, gamma=0.05, **limits):
     return make_tree_policy(config, CostModel(gamma, [1.0 + slope * n for n in range(40)]))
 
 
+class Script:
+    """A text's index and its estimates in one: what follows each path, and how likely."""
+
+    def __init__(self, tokens, predicted, behind=()):
+        self.behind, self.tokens, self.predicted = tuple(behind), list(tokens), list(predicted)
+
+    def match_behind(self, path=()):
+        """How many of the tokens the path has; no match on another path, or at the end."""
+        path, known = tuple(path), len(self.behind)
+        count = len(path) - known
+        same = path == (*self.behind, *self.tokens)[: len(path)]
+        return count if same and 0 <= count < len(self.tokens) else None
+
+    def follow(self, match, max_tokens, path=()):
+        return self.tokens[match : match + max_tokens]
+
+    def predict(self, match, position):
+        return self.predicted[match + position]
+
+
+def lookup_of(tokens, predicted, *, behind=(), depth=24, **kwargs):
+    """A graft that knows one path, or how one path (`behind`) goes on."""
+    script = Script(tokens, predicted, behind)
+    return LookupGraft(script, script, depth=depth, **kwargs)
+
+
 def path_of_lookup(tree):
     """Tokens of the looked-up path, and its nodes."""
     node, tokens, found = TEXT, [], []
@@ -43,48 +69,70 @@ def path_of_lookup(tree):
 
 
 @pytest.mark.parametrize("sampling", [False, True])
-def test_two_that_agree_are_surer_than_either(sampling):
+def test_each_of_the_two_counts(sampling):
     assert joint_estimate(0.7, 0.8, sampling) > joint_estimate(0.7, 0.1, sampling)
     assert joint_estimate(0.9, 0.5, sampling) > joint_estimate(0.4, 0.5, sampling)
     assert joint_estimate(0.7, 0.001, sampling) < 0.7
     assert 0.0 < joint_estimate(0.0, 0.0, sampling) < joint_estimate(1.0, 1.0, sampling) < 1.0
-    assert joint_estimate(0.7, 0.8) > 0.8 and joint_estimate(0.7, 1e-9, sampling) == joint_estimate(0.7, 0.0, sampling)
+    assert joint_estimate(0.7, 0.8, sampling) > 0.7 and joint_estimate(0.7, 1e-9, sampling) == joint_estimate(
+        0.7, 0.0, sampling
+    )
 
 
 def test_what_lookup_leaves_to_the_drafters_children():
     """By hand: chances given that the looked-up token is wrong, times the chance that it is."""
-    graft = LookupGraft([7, 8], [0.6, 0.5])
+    graft = LookupGraft()
     joint = joint_estimate(0.6, 0.3)
-    chance, chances = graft.weigh([3, 7, 5], [0.5, 0.2, 0.1], 0.3)
+    chance, chances = graft.weigh(LookedUp(7, 0.6, 7), [3, 7, 5], [0.5, 0.2, 0.1], 0.3)
     assert chance == joint
     assert chances == pytest.approx([0.5 / 0.8 * (1 - joint), 0.2 / 0.8 * (1 - joint), 0.1 / 0.8 * (1 - joint)])
-    _, chances = graft.weigh([3, 4], [0.5, 0.2], 0.0)
+    _, chances = graft.weigh(LookedUp(7, 0.6, None), [3, 4], [0.5, 0.2], 0.0)
     assert chances == pytest.approx([0.5 * (1 - joint_estimate(0.6, 0.0)), 0.2 * (1 - joint_estimate(0.6, 0.0))])
-    graft.advance(0)
-    assert (graft.token, graft.estimate, graft.tip) == (8, 0.5, 0)
-    graft.advance(4)
-    assert (graft.token, graft.estimate, graft.tip) == (None, 0.0, 4) and graft.place([4]) is None
-    ended = LookupGraft([7, 8], [0.6, 0.5])
-    ended.advance(None)
-    assert ended.token is None
+
+
+def test_what_is_looked_up_behind_a_node():
+    nodes = [DraftNode(7, TEXT, 0, 0, 0.5, 0.5), DraftNode(4, 0, 1, 0, 0.2, 0.4), DraftNode(8, 0, 1, 1, 0.1, None)]
+    graft = lookup_of([7, 8, 9], [0.6, 0.5, 0.4])
+    assert graft.behind(nodes, TEXT) == LookedUp(7, 0.6, 7) and graft.behind(nodes, 0) == LookedUp(8, 0.5, 8)
+    assert graft.behind(nodes, 1) is None and graft.behind(nodes, 2) == LookedUp(9, 0.4, 9)
+    # What the drafter's children can add there: where lookup is wrong.
+    assert [graft.open_gain(nodes, node) for node in range(3)] == pytest.approx([0.5 * 0.5, 0.2, 0.1 * 0.6])
+    known = lookup_of([7, 8], [0.6, 0.5], columns={7: 2})
+    assert known.behind(nodes, TEXT) == LookedUp(7, 0.6, 2) and known.behind(nodes, 0) == LookedUp(8, 0.5, None)
+    assert LookupGraft().behind(nodes, TEXT) is None and LookupGraft().open_gain(nodes, 0) == 0.5
+
+
+def test_the_index_is_asked_about_text_and_path():
+    index, acceptance = LookupIndex(), LookupAcceptance()
+    index.extend([1, 2, 3, 4, 5, 1, 2])
+    graft = LookupGraft(index, acceptance, depth=24)
+    nodes = [DraftNode(3, TEXT, 0, 0, 0.5, 0.5), DraftNode(9, TEXT, 0, 1, 0.1, None)]
+    assert graft.behind(nodes, TEXT).token == 3 and graft.behind(nodes, 0).token == 4
+    assert graft.behind(nodes, 0).estimate == acceptance.predict(index.match_behind([3]), 0)
+    assert graft.behind(nodes, 1) is None
+    # Behind a node that the drafter was not asked about they go on, and are likelier than the other node.
+    assert [nodes[i].token for i in graft.add_rest(nodes, [0, 1], {TEXT}, fixed(6))] == [3, 4, 5, 1, 2, 3]
+    assert [node.parent for node in nodes[2:6]] == [0, 2, 3, 4]
+    assert nodes[2].gain == pytest.approx(0.5 * acceptance.predict(index.match_behind([3]), 0))
+    del nodes[2:]
+    assert graft.add_rest(nodes, [0, 1], {TEXT, 0, 1}, fixed(6)) == [0, 1]
 
 
 def test_where_the_drafter_knows_the_token():
-    assert LookupGraft([7], [0.5]).place([TEXT]) == LookedUp(0, 7)
-    assert LookupGraft([7], [0.5], columns={7: 2}).place([TEXT]) == LookedUp(0, 2)
-    assert LookupGraft([7], [0.5], columns={6: 2}).place([TEXT]) == LookedUp(0, None)
-    assert LookupGraft([7], [0.5]).place([3, 5]) is None and LookupGraft().place([TEXT]) is None
     scores = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, -torch.inf]])
     for do_sample in (False, True):
         sampler = DraftSampler(None, vocab_size=3, do_sample=do_sample)
-        first, second = draft_tree._choices(sampler, scores, 3, LookedUp(1, 0))
+        first, second = draft_tree._choices(sampler, scores, 3, [None, LookedUp(0, 0.5, 0)])
         assert first.looked_up == 0.0 and second.looked_up == pytest.approx(float(scores[1].softmax(-1)[0]))
         assert sorted(first.tokens) == [0, 1, 2] and sorted(second.tokens) == ([1] if do_sample else [0, 1])
         assert second.stats.top1 == pytest.approx(float(scores[1].softmax(-1)[0]))
-        unknown = draft_tree._choices(sampler, scores, 3, LookedUp(1, None))[1]
+        both = draft_tree._choices(sampler, scores, 3, [LookedUp(2, 0.5, 2), LookedUp(0, 0.5, 0)])
+        assert both[0].looked_up == pytest.approx(float(scores[0].softmax(-1)[2])) and both[1].looked_up > 0.8
+        assert sorted(both[0].tokens) == ([0, 1] if do_sample else [0, 1, 2]) and both[1].tokens == second.tokens
+        unknown = draft_tree._choices(sampler, scores, 3, [None, LookedUp(9, 0.5, None)])[1]
         assert unknown.looked_up == 0.0 and sorted(unknown.tokens) == [0, 1]
     sure = torch.tensor([[-torch.inf, 0.0, -torch.inf]])
-    assert draft_tree._choices(DraftSampler(None, 3, do_sample=True), sure, 2, LookedUp(0, 1))[0].tokens == []
+    assert draft_tree._choices(DraftSampler(None, 3, do_sample=True), sure, 2, [LookedUp(1, 0.5, 1)])[0].tokens == []
 
 
 # ---- where it stands -----------------------------------------------------------------------------------------------
@@ -97,7 +145,7 @@ def test_the_path_is_in_the_tree(policy, do_sample):
     for seed in range(8):
         drafter = Drafter(seed=seed)
         tokens = [int(drafter.logits(()).argmax()), 2, 5, 1, 0, 3, 4]
-        graft = LookupGraft(tokens, [0.95] * 7, sampling=do_sample)
+        graft = lookup_of(tokens, [0.95] * 7, sampling=do_sample)
         tree = grow(policy, drafter, do_sample, depth=3, graft=graft)
         paths = paths_of(tree)
         found, nodes = path_of_lookup(tree)
@@ -134,7 +182,7 @@ def test_agreement_lifts_the_path_and_disagreement_lowers_it():
     order = drafter.logits(()).argsort(descending=True).tolist()
     gains = {}
     for token in (order[0], order[-1]):
-        tree = grow(fixed(30), drafter, graft=LookupGraft([token], [0.5]))
+        tree = grow(fixed(30), drafter, graft=lookup_of([token], [0.5]))
         gains[token] = next(node.gain for node in tree.nodes if node.looked_up)
         rival = max(node.gain for node in tree.nodes if node.level == 0 and not node.looked_up)
         assert gains[token] + rival < 1.0
@@ -149,10 +197,10 @@ def test_a_path_that_does_not_pay_stays_out(do_sample):
         # A token the drafter thinks impossible, and lookup unlikely.
         drafter = Drafter(seed=seed)
         token = int(drafter.logits(()).argmin())
-        graft = LookupGraft([token, 1, 2], [0.05, 0.9, 0.9], sampling=do_sample)
+        graft = lookup_of([token, 1, 2], [0.05, 0.9, 0.9], sampling=do_sample)
         assert not any(node.looked_up for node in grow(policy, drafter, do_sample, graft=graft).nodes)
     # And one ends where it stops paying.
-    graft = LookupGraft([1] * 6, [0.99, 0.99, 0.99, 0.99, 0.1, 0.99], sampling=do_sample)
+    graft = lookup_of([1] * 6, [0.99, 0.99, 0.99, 0.99, 0.1, 0.99], sampling=do_sample)
     assert len(path_of_lookup(grow(policy, Drafter(width=4), do_sample, depth=1, graft=graft))[0]) < 5
 
 
@@ -168,7 +216,7 @@ def test_without_a_path_nothing_changes():
 
 def test_no_more_nodes_than_allowed():
     for do_sample in (False, True):
-        graft = LookupGraft([1] * 24, [0.99] * 24, sampling=do_sample)
+        graft = lookup_of([1] * 24, [0.99] * 24, sampling=do_sample)
         tree = grow(fixed(nodes=9, depth=2), Drafter(), do_sample, depth=2, graft=graft)
         assert len(tree.nodes) == 9
 
@@ -177,7 +225,7 @@ def test_the_drafter_goes_on_behind_looked_up_tokens():
     """Behind a token it would not have proposed itself, from its distribution there."""
     drafter = Drafter(seed=3)
     token = int(drafter.logits(()).argmin())
-    tree = grow(fixed(20, depth=3, branching=2), drafter, graft=LookupGraft([token], [0.97]))
+    tree = grow(fixed(20, depth=3, branching=2), drafter, graft=lookup_of([token], [0.97]))
     node = next(i for i, n in enumerate(tree.nodes) if n.looked_up)
     assert tree.nodes[node].rank == LOOKED_UP and tree.nodes[node].column is not None
     torch.testing.assert_close(tree.draft_scores(node)[0], drafter.logits((token,)))
@@ -190,7 +238,7 @@ def test_how_many_are_drawn_does_not_depend_on_what_is_drawn():
         sizes = set()
         for draw in range(12):
             torch.manual_seed(draw)
-            graft = LookupGraft([2, 3], [0.6, 0.7], sampling=True)
+            graft = lookup_of([2, 3], [0.6, 0.7], sampling=True)
             tree = grow(cost_aware(slope=0.05), Drafter(seed=seed), do_sample=True, graft=graft)
             sizes.add((tree.drafted_below(TEXT), any(n.looked_up for n in tree.nodes)))
         assert len(sizes) == 1

@@ -48,14 +48,17 @@ def oracle(monkeypatch):
     """Lookup that knows the text: of the first `right` tokens of every proposal, none is wrong."""
 
     def know(text, right, size=12):
-        def propose(self, max_tokens):
-            place = len(self.tokens)
-            tokens = [*text[place : place + right]]
-            tokens += [(token + 1) % 96 for token in text[place + right : place + size]]
-            return tokens[:max_tokens]
+        def follow(self, match, max_tokens, path=()):
+            wrong, end = len(self.tokens) + right, min(len(self.tokens) + size, len(text))
+            places = range(len(self.tokens) + len(path), end)
+            return [text[place] if place < wrong else (text[place] + 1) % 96 for place in places][:max_tokens]
 
-        monkeypatch.setattr(LookupIndex, "propose", propose)
-        monkeypatch.setattr(LookupIndex, "match", LookupMatch(0, 20, 3, 2))
+        def match_behind(self, path=()):
+            return LookupMatch(0, 20, 3, 2) if follow(self, None, 1, path) else None
+
+        monkeypatch.setattr(LookupIndex, "follow", follow)
+        monkeypatch.setattr(LookupIndex, "match_behind", match_behind)
+        monkeypatch.setattr(LookupIndex, "match", property(match_behind))
 
     return know
 
@@ -357,7 +360,7 @@ def test_no_graft_without_lookup(prompt, monkeypatch, store_costs):
     target = tiny_target("llama")
     drafter = tiny_causal_drafter(target)
     store_costs(target, drafter)
-    monkeypatch.setattr(LookupGraft, "node", None)
+    monkeypatch.setattr(LookupGraft, "weigh", None)
     monkeypatch.setattr(LookupIndex, "extend", None)
     trace = compare(target, drafter, prompt, "tree")
     assert {cycle.source for cycle in trace.cycles} == {"drafter"}
