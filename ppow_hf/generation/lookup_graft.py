@@ -137,9 +137,14 @@ class LookupGraft:
         return joint, [min(scale * chance, 1.0) for chance in chances]
 
     def open_gain(self, nodes: Sequence[DraftNode], node: int) -> float:
-        """Gain of a node as far as the drafter's children can add to it: looked-up ones need no drafter."""
+        """
+        Gain of a node as far as the drafter's children can add to it: a looked-up one needs no drafter.
+
+        Only a likely one takes much away, as an unlikely one may be left out of the tree, and ends the path if it is
+        wrong: hence the square, which on 72 prompts outside the benchmarks was worth more than none and than all.
+        """
         looked_up = self.behind(nodes, node)
-        return nodes[node].gain * (1.0 - looked_up.estimate) if looked_up is not None else nodes[node].gain
+        return nodes[node].gain * (1.0 - looked_up.estimate**2) if looked_up is not None else nodes[node].gain
 
     def add_rest(
         self, nodes: list[DraftNode], kept: list[int], asked: Container[int], policy: TreePolicy

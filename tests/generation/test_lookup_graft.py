@@ -48,6 +48,20 @@ class Script:
         return self.predicted[match + position]
 
 
+class Everywhere:
+    """What follows depends on the path, and so does how likely it is."""
+
+    def match_behind(self, path=()):
+        return tuple(path)
+
+    def follow(self, match, max_tokens, path=()):
+        assert match == tuple(path)
+        return [(3 * sum(path) + len(path) + 1) % 6, 5, 5][:max_tokens]
+
+    def predict(self, match, position):
+        return (0.2 + 0.15 * (match[-1] % 5 if match else 2)) ** (1 + position)
+
+
 def lookup_of(tokens, predicted, *, behind=(), depth=24, **kwargs):
     """A graft that knows one path, or how one path (`behind`) goes on."""
     script = Script(tokens, predicted, behind)
@@ -95,8 +109,8 @@ def test_what_is_looked_up_behind_a_node():
     graft = lookup_of([7, 8, 9], [0.6, 0.5, 0.4])
     assert graft.behind(nodes, TEXT) == LookedUp(7, 0.6, 7) and graft.behind(nodes, 0) == LookedUp(8, 0.5, 8)
     assert graft.behind(nodes, 1) is None and graft.behind(nodes, 2) == LookedUp(9, 0.4, 9)
-    # What the drafter's children can add there: where lookup is wrong.
-    assert [graft.open_gain(nodes, node) for node in range(3)] == pytest.approx([0.5 * 0.5, 0.2, 0.1 * 0.6])
+    # What the drafter's children can add there.
+    assert [graft.open_gain(nodes, node) for node in range(3)] == pytest.approx([0.5 * 0.75, 0.2, 0.1 * 0.84])
     known = lookup_of([7, 8], [0.6, 0.5], columns={7: 2})
     assert known.behind(nodes, TEXT) == LookedUp(7, 0.6, 2) and known.behind(nodes, 0) == LookedUp(8, 0.5, None)
     assert LookupGraft().behind(nodes, TEXT) is None and LookupGraft().open_gain(nodes, 0) == 0.5
@@ -233,14 +247,45 @@ def test_the_drafter_goes_on_behind_looked_up_tokens():
     assert [tree.nodes[i].token for i in tree.children[node]] == best
 
 
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_behind_every_node(do_sample):
+    """Whatever the drafter was asked about has the looked-up token below it, and the others go on with theirs."""
+    torch.manual_seed(2)
+    script, more = Everywhere(), 0
+    for seed in range(4):
+        graft = LookupGraft(script, script, sampling=do_sample, depth=6)
+        drafter = Drafter(seed=seed)
+        tree = grow(fixed(60, depth=2, branching=2), drafter, do_sample, depth=2, graft=graft)
+        paths = {TEXT: ()} | paths_of(tree)
+        for node, path in paths.items():
+            (expected, *_), below = script.follow(path, 1, path), tree.children.get(node, [])
+            found = [i for i in below if tree.nodes[i].token == expected and tree.nodes[i].looked_up]
+            if node in tree.expansions:
+                (child,) = found
+                share = float(drafter.logits(path).softmax(-1)[expected])
+                reach = tree.nodes[node].gain if node != TEXT else 1.0
+                joint = joint_estimate(script.predict(path, 0), share, do_sample)
+                assert tree.nodes[child].gain == pytest.approx(reach * joint, rel=1e-4)
+            elif not tree.nodes[node].looked_up:
+                assert below == found and all(tree.nodes[i].rank == LOOKED_UP for i in below)
+                more += len(below)
+    assert more > 8
+
+
 def test_how_many_are_drawn_does_not_depend_on_what_is_drawn():
     for seed in range(6):
         sizes = set()
         for draw in range(12):
             torch.manual_seed(draw)
-            graft = lookup_of([2, 3], [0.6, 0.7], sampling=True)
-            tree = grow(cost_aware(slope=0.05), Drafter(seed=seed), do_sample=True, graft=graft)
-            sizes.add((tree.drafted_below(TEXT), any(n.looked_up for n in tree.nodes)))
+            trees = []
+            for graft in (
+                lookup_of([2, 3], [0.6, 0.7], sampling=True),
+                LookupGraft(Everywhere(), Everywhere(), sampling=True, depth=9),
+            ):
+                trees.append(grow(cost_aware(slope=0.05), Drafter(seed=seed), do_sample=True, graft=graft))
+            sizes.add(
+                tuple((t.drafted_below(TEXT), any(n.looked_up and n.level == 0 for n in t.nodes)) for t in trees)
+            )
         assert len(sizes) == 1
 
 
