@@ -22,7 +22,7 @@ from .draws import distribution, draw_in_turn
 from .host_rows import on_host, rows_of, summarise
 from .lookup_graft import LookedUp, LookupGraft, likeliest
 from .sibling_estimate import SiblingEstimate
-from .tree_nodes import TEXT, DraftNode, DraftTree, Expansion
+from .tree_nodes import LOOKED_UP, TEXT, DraftNode, DraftTree, Expansion, path_tokens
 from .tree_policy import TreePolicy
 from .window_loop import DraftSampler
 
@@ -61,7 +61,7 @@ def grow_tree(
         context_ids (`torch.LongTensor` of shape `(1, length)`, *optional*): The text so far, for the processors.
         divergence (`float`, *optional*, defaults to 0.0): Running total variation, a feature of the estimate.
         eos_token_ids (`frozenset[int]`, *optional*): Tokens after which nothing is drafted.
-        graft ([`LookupGraft`], *optional*): A looked-up path that has not begun yet.
+        graft ([`LookupGraft`], *optional*): What lookup adds.
         step (`Callable`, *optional*): Called in place of `drafter.step_tree` (to time it).
 
     Returns:
@@ -74,13 +74,12 @@ def grow_tree(
     frontier, columns = [TEXT], 0
     kept: list[int] = []
     for level in range(max_depth):
-        scores = _process(sampler, logits, context_ids, [_path_tokens(nodes, node) for node in frontier])
+        scores = _process(sampler, logits, context_ids, [path_tokens(nodes, node) for node in frontier])
         tree.scores.append(scores)
-        looked_up = graft.place(frontier)
+        looked_up = [graft.behind(nodes, node) for node in frontier]
         choices = _choices(sampler, scores, branching, looked_up)
-        chance, merged = graft.estimate, False  # of the looked-up token
         slots: list[DraftNode] = []
-        for row, (parent, choice) in enumerate(zip(frontier, choices, strict=True)):
+        for row, (parent, found, choice) in enumerate(zip(frontier, looked_up, choices, strict=True)):
             if choice is None:
                 tree.stop = "no_support"
                 continue
@@ -89,22 +88,22 @@ def grow_tree(
             if level:
                 policy.observe(estimate)
             shares = siblings.shares(choice.probabilities, len(choice.tokens) - 1)
-            tree.expansions[parent] = Expansion(level, row, estimate, choice.stats.top1, features, shares)
+            said = tree.expansions[parent] = Expansion(level, row, estimate, choice.stats.top1, features, shares)
             chances = [estimate, *((1.0 - estimate) * share for share in shares)][: len(choice.tokens)]
-            here = looked_up is not None and row == looked_up.row
-            if here:
-                chance, chances = graft.weigh(choice.tokens, chances, choice.looked_up)
-                tree.expansions[parent].excluded = graft.token if sampler.do_sample else None
             gain = reach = 1.0 if parent == TEXT else nodes[parent].gain
+            merged = found is None
+            if found is not None:
+                chance, chances = graft.weigh(found, choice.tokens, chances, choice.looked_up)
+                said.excluded = found.token if sampler.do_sample else None
             for rank, (token, drafted) in enumerate(zip(choice.tokens, chances, strict=True)):
-                if here and token == graft.token:
+                if found is not None and token == found.token:
                     merged = True
                     slots.append(DraftNode(token, parent, level, rank, reach * chance, chance, looked_up=True))
                     continue
                 gain = min(gain, reach * drafted)  # a later child is never preferred to an earlier one
                 slots.append(DraftNode(token, parent, level, rank, gain, drafted if rank == 0 else None))
-        if graft.token is not None and not merged:
-            slots.append(graft.node(nodes, chance))
+            if not merged:
+                slots.append(DraftNode(found.token, parent, level, LOOKED_UP, reach * chance, chance, looked_up=True))
         if not slots:
             break
         # What the tree may still grow by: a node may pay together with those expected behind it.
@@ -122,21 +121,17 @@ def grow_tree(
             nodes += slots
             kept = likeliest(nodes, policy, **ahead)
             newest = [i for i in kept if i >= first]
-        if graft.token is not None:
-            graft.advance(next((len(nodes) - len(slots) + i for i, slot in enumerate(slots) if slot.looked_up), None))
         if not newest:
             tree.stop = "policy"
             break
         places = {node: place for place, node in enumerate(frontier)}
-        # The drafter follows a path only as long as it was asked about all of it.
-        followed = [i for i in newest if nodes[i].parent in places]
-        open_ = [i for i in followed if nodes[i].token not in eos_token_ids]
+        open_ = [i for i in newest if nodes[i].token not in eos_token_ids]
         if not open_:
-            tree.stop = "eos" if followed else "policy"
+            tree.stop = "eos"
             break
         if level + 1 == max_depth:
             break
-        gains = {i: graft.open_gain(i, nodes[i]) for i in open_}
+        gains = {i: graft.open_gain(nodes, i) for i in open_}
         open_.sort(key=lambda i: -gains[i])
         rows = policy.go_on_from([gains[i] for i in open_], [nodes[i].estimate for i in open_], len(kept), level + 1)
         if rows == 0:
@@ -150,7 +145,7 @@ def grow_tree(
         token_ids = torch.tensor([nodes[node].token for node in frontier], device=logits.device)
         logits = step(state, token_ids, parents)
         tree.steps.append(len(frontier))
-    return _cut(tree, graft.add_rest(nodes, kept, policy))
+    return _cut(tree, graft.add_rest(nodes, kept, tree.expansions, policy))
 
 
 class Choice(NamedTuple):
@@ -184,75 +179,64 @@ def _process(
 
 
 def _choices(
-    sampler: DraftSampler, scores: torch.Tensor, branching: int, looked_up: LookedUp | None = None
+    sampler: DraftSampler, scores: torch.Tensor, branching: int, looked_up: Sequence[LookedUp | None] = ()
 ) -> list[Choice | None]:
     """
     Possible children behind every row, `branching` of them or fewer where no more are possible. `None` where there is
-    no possible token. Drawn children do not include the looked-up token.
+    no possible token. Drawn children do not include the row's looked-up token.
     """
+    columns = [found.column if found is not None else None for found in looked_up or [None] * len(scores)]
     if not (sampler.do_sample or sampler.processors) and on_host(scores):
-        return _likely_choices(sampler, scores, branching, looked_up)
+        return _likely_choices(sampler, scores, branching, columns)
     probs, entropy = distribution(scores)
-    row, column = looked_up if looked_up is not None else (None, None)
     width = probs.shape[-1]
     top = probs.topk(min(max(2, branching), width), dim=-1)
     count = min(branching, width)
+    known = [(row, column) for row, column in enumerate(columns) if column is not None]
+    rows = torch.tensor([row for row, _ in known], dtype=torch.long, device=probs.device)
+    places = torch.tensor([column for _, column in known], dtype=torch.long, device=probs.device)
+    of_lookup = probs.new_zeros(len(columns), 1)
+    of_lookup[rows, 0] = probs[rows, places]
     if sampler.do_sample:
-        left = probs
-        if column is not None:
-            left = probs.clone()
-            left[row, column] = 0.0
-        columns = draw_in_turn(left, count, sampler.generator)
+        left = probs.index_put((rows, places), probs.new_zeros(())) if known else probs
+        drawn = draw_in_turn(left, count, sampler.generator)
         possible = (left > 0).sum(dim=-1, keepdim=True)
     else:
-        columns = top.indices[:, :count]
+        drawn = top.indices[:, :count]
         possible = (top.values[:, :count] > 0).sum(dim=-1, keepdim=True)
-    token_ids = sampler.draft_token_ids[columns] if sampler.mapped else columns
+    token_ids = sampler.draft_token_ids[drawn] if sampler.mapped else drawn
     # One transfer to the host; float64 holds every token id.
-    of_lookup = probs.narrow(-1, column or 0, 1)
     packed = torch.cat([p.double() for p in (top.values, entropy, possible, of_lookup, token_ids)], dim=-1).tolist()
     shown = top.values.shape[-1]
     choices = []
-    for i, values in enumerate(packed):
+    for values in packed:
         if values[0] != values[0]:  # NaN: the processors forbid everything the drafter knows
             choices.append(None)
             continue
         stats = DraftStats(values[0], values[1] if shown > 1 else 0.0, values[shown])
         tokens = [int(token) for token in values[shown + 3 :][: int(values[shown + 1])]]
-        known = i == row and column is not None
-        choices.append(Choice(stats, tokens, values[:shown], values[shown + 2] if known else 0.0))
+        choices.append(Choice(stats, tokens, values[:shown], values[shown + 2]))
     return choices
 
 
 def _likely_choices(
-    sampler: DraftSampler, scores: torch.Tensor, branching: int, looked_up: LookedUp | None
+    sampler: DraftSampler, scores: torch.Tensor, branching: int, columns: Sequence[int | None]
 ) -> list[Choice | None]:
     """[`_choices`] of greedy decoding on a CPU and without processors: the same up to rounding, in less time."""
-    row, column = looked_up if looked_up is not None else (None, None)
     width = scores.shape[-1]
     choices: list[Choice | None] = []
-    for i, values in enumerate(rows_of(scores)):
+    for values, column in zip(rows_of(scores), columns, strict=True):
         said = summarise(values, min(max(2, branching), width))
         highest = said.probabilities[0]
         if highest != highest:  # NaN
             choices.append(None)
             continue
-        columns = [c for c, p in zip(said.columns[:branching], said.probabilities, strict=False) if p > 0]
-        tokens = sampler.draft_token_ids.numpy()[columns].tolist() if sampler.mapped else columns
+        likely = [c for c, p in zip(said.columns[:branching], said.probabilities, strict=False) if p > 0]
+        tokens = sampler.draft_token_ids.numpy()[likely].tolist() if sampler.mapped else likely
         stats = DraftStats(highest, said.probabilities[1] if width > 1 else 0.0, said.entropy)
-        known = i == row and column is not None
-        chance = float(said.weights[column]) / said.total if known else 0.0
+        chance = float(said.weights[column]) / said.total if column is not None else 0.0
         choices.append(Choice(stats, tokens, said.probabilities, chance))
     return choices
-
-
-def _path_tokens(nodes: list[DraftNode], node: int) -> list[int]:
-    """Tokens from the text to a node, itself included."""
-    path = []
-    while node != TEXT:
-        path.append(nodes[node].token)
-        node = nodes[node].parent
-    return path[::-1]
 
 
 def _cut(tree: DraftTree, kept: Sequence[int]) -> DraftTree:

@@ -11,7 +11,7 @@ every context, how often it was seen and how often it was followed by the same t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -102,21 +102,27 @@ class LookupIndex:
         """[`LookupMatch`]: The most recent earlier occurrence of the longest n-gram that has one; `None` without."""
         end = len(self.tokens)
         if self._matched_at != end:
-            self._match, self._matched_at = self._find(), end
+            self._match, self._matched_at = self.match_behind(), end
         return self._match
 
-    def _find(self) -> LookupMatch | None:
+    def match_behind(self, path: Sequence[int] = ()) -> LookupMatch | None:
+        """
+        As [`LookupIndex.match`], where the text went on with a few tokens more.
+
+        Args:
+            path (`Sequence[int]`, *optional*): Tokens behind the text, which are not in the index.
+        """
         tokens = self.tokens
-        end = len(tokens)
-        for n in range(min(self.max_ngram, end), self.min_ngram - 1, -1):
-            entry = self._contexts.get(tuple(tokens[end - n :]))
+        tail = [*tokens[-self.max_match :], *path]
+        for n in range(min(self.max_ngram, len(tail)), self.min_ngram - 1, -1):
+            entry = self._contexts.get(tuple(tail[-n:]))
             if entry is None:
                 continue
             position = entry[0]
             # Beyond the n-gram the match is followed back token by token: a longer one is a better one.
             length = n
             furthest = min(self.max_match, position)
-            while length < furthest and tokens[position - 1 - length] == tokens[end - 1 - length]:
+            while length < furthest and tokens[position - 1 - length] == tail[-1 - length]:
                 length += 1
             return LookupMatch(position, length, entry[1], entry[2])
         return None
@@ -133,10 +139,24 @@ class LookupIndex:
             into the proposal itself, so a repeating text is proposed to repeat.
         """
         match = self.match
-        if match is None or max_tokens < 1:
+        return self.follow(match, max_tokens) if match is not None else []
+
+    def follow(self, match: LookupMatch, max_tokens: int, path: Sequence[int] = ()) -> list[int]:
+        """
+        The tokens that followed a match.
+
+        Args:
+            match ([`LookupMatch`]): Of the text, or of the text and a path behind it.
+            max_tokens (`int`): How many.
+            path (`Sequence[int]`, *optional*): That path.
+
+        Returns:
+            `list[int]`: See [`LookupIndex.propose`].
+        """
+        if max_tokens < 1:
             return []
-        proposal = self.tokens[match.position : match.position + max_tokens]
-        period = len(self.tokens) - match.position
-        for i in range(len(proposal), max_tokens):
-            proposal.append(proposal[i - period])
-        return proposal
+        found = [*self.tokens[match.position : match.position + max_tokens], *path][:max_tokens]
+        period = len(self.tokens) + len(path) - match.position
+        for i in range(len(found), max_tokens):
+            found.append(found[i - period])
+        return found

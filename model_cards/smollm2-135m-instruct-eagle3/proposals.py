@@ -327,11 +327,6 @@ class LookupProposer:
             self._predicted, self._strength = predicted, self.switch.strength(predicted)
         return self.switch.choose(tokens, predicted, limit, can_draft)
 
-    @property
-    def looked_up(self) -> tuple[list[int], list[float]]:
-        """`tuple[list[int], list[float]]`: The tokens last looked up, all of them, and their estimated acceptance."""
-        return self._tokens, self._predicted
-
     def stop_reason(self, proposal: Proposal, limit: int) -> str:
         """Why a window of looked-up tokens ended, as in [`Cycle`]."""
         tokens = proposal.tokens

@@ -243,8 +243,15 @@ class TreeDecoding:
             if proposal.source == "lookup":
                 cycle.source, cycle.stop = "lookup", self.lookup.stop_reason(proposal, limit)
                 return DraftTree.chain(proposal.tokens, proposal.predicted)
-            tokens, predicted = (part[:limit] for part in self.lookup.looked_up)
-            graft = LookupGraft(tokens, predicted, sampling=self.do_sample, columns=self._columns)
+            graft = LookupGraft(
+                self.lookup.index,
+                self.lookup.switch.acceptance,
+                sampling=self.do_sample,
+                columns=self._columns,
+                depth=limit,
+                size=self.lookup.switch.size,
+                eos_token_ids=self.eos_token_ids,
+            )
         if depth < 1 or not able:
             cycle.stop = "length" if limit < 1 else "policy"
             return DraftTree()

@@ -41,6 +41,15 @@ class DraftNode:
     column: int | None = None
 
 
+def path_tokens(nodes: Sequence[DraftNode], node: int) -> list[int]:
+    """Tokens from the text to a node, itself included."""
+    path = []
+    while node != TEXT:
+        path.append(nodes[node].token)
+        node = nodes[node].parent
+    return path[::-1]
+
+
 @dataclass(slots=True)
 class Expansion:
     """

@@ -140,8 +140,8 @@ class LookupGraft:
         """
         Gain of a node as far as the drafter's children can add to it: a looked-up one needs no drafter.
 
-        Only a likely one takes much away, as an unlikely one may be left out of the tree, and ends the path if it is
-        wrong: hence the square, which on 72 prompts outside the benchmarks was worth more than none and than all.
+        Only a likely one takes much away, hence the square: an unlikely one may be left out of the tree, and ends the
+        path where it is wrong.
         """
         looked_up = self.behind(nodes, node)
         return nodes[node].gain * (1.0 - looked_up.estimate**2) if looked_up is not None else nodes[node].gain
