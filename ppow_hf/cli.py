@@ -21,6 +21,7 @@ from .scripts.command_line import (
     TargetOption,
     load_drafter,
     load_models,
+    named_folders,
     parse_count,
     parse_numbers,
     parse_shares,
@@ -388,9 +389,7 @@ def compare(
     from .scripts.compare_drafters import compare_drafters
     from .targets import load_target
 
-    drafters = dict(part.split("=", 1) if "=" in part else (Path(part).name, part) for part in drafter)
-    if len(drafters) < len(drafter):
-        raise typer.BadParameter("two drafters have the same name; give them as NAME=FOLDER.", param_hint="--drafter")
+    drafters = named_folders(drafter)
     set_seed(seed)
     target_model, tokenizer = load_target(target, dtype=dtype, device=device)
     compare_drafters(

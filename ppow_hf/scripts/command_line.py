@@ -198,6 +198,22 @@ def split_drafters(options: list[str]) -> tuple[str | None, dict[str, str]]:
     return (own[0] if own else None), others
 
 
+def named_folders(options: list[str]) -> dict[str, str]:
+    """
+    Drafters to compare, from `NAME=FOLDER`; a folder alone has its own name.
+
+    Args:
+        options (`list[str]`): What `--drafter` was given, in order.
+
+    Raises:
+        typer.BadParameter: If two have the same name.
+    """
+    folders = dict(part.split("=", 1) if "=" in part else (Path(part).name, part) for part in options)
+    if len(folders) < len(options):
+        raise typer.BadParameter("two drafters have the same name; give them as NAME=FOLDER.", param_hint="--drafter")
+    return folders
+
+
 def parse_count(name: str, text: str) -> int | str:
     """The value of an option such as `3` or `all`; errors name the option."""
     try:

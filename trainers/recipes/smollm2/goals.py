@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ppow_hf.evaluation.aggregate import measured_so_far
 from ppow_hf.evaluation.methods import is_own_fixed
 from ppow_hf.whole_files import write_text_whole
 
@@ -310,10 +311,8 @@ def report(goals: list[Goal], prompts: str) -> str:
 
 def main(write: Callable[[Path, str], None] = write_text_whole) -> None:
     results = read(DRAFTER, "benchmarks", "results.json")
-    measured = results.get("measured") or {}
-    prompts = f"{measured['prompts']} of {measured['of']}" if measured else "all"
     path = CARDS / "experiments" / "goals" / "report.md"
-    write(path, report(all_goals(results), prompts))
+    write(path, report(all_goals(results), measured_so_far(results) or "all"))
     print(path.relative_to(ROOT))
 
 

@@ -26,7 +26,7 @@ from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.markdown import number, percent, table
 from ppow_hf.evaluation.replay import accepted_from_everywhere, replay
 from ppow_hf.generation.lookup import LookupIndex
-from ppow_hf.scripts.command_line import SeedOption, run
+from ppow_hf.scripts.command_line import SeedOption, named_folders, run
 from ppow_hf.scripts.compare_drafters import greedy_answers
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.whole_files import write_json_whole, write_text_whole
@@ -48,42 +48,44 @@ def looked_up_from_everywhere(token_ids: Sequence[int], first: int, window: int)
     index.extend(token_ids[:first])
     right = []
     for position in range(first, len(token_ids)):
-        found = zip(index.propose(window), token_ids[position:], strict=False)
-        right.append(sum(1 for _ in takewhile(lambda pair: eq(*pair), found)))
+        right.append(sum(takewhile(bool, map(eq, index.propose(window), token_ids[position:]))))
         index.append(token_ids[position])
     return right
 
 
-def lengths_of(target, drafter, texts: Sequence[tuple[list[int], int]], window: int) -> list[dict[str, list[int]]]:
+def drafted_from_everywhere(target, drafter, texts: Sequence[tuple[list[int], int]], window: int) -> list[list[int]]:
     """
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.
         drafter ([`DrafterModel`]): The drafter.
-        texts (`Sequence[tuple[list[int], int]]`): Token ids of prompt and response, and the prompt's length.
+        texts (`Sequence[tuple[list[int], int]]`): Token ids of prompt and response, and the first position a
+            window may start at.
         window (`int`): Tokens per window.
 
     Returns:
-        `list[dict]`: Of each text, for every position a window can start at, the tokens accepted of lookup's, of the
-        drafter's, and of the better of the two.
+        `list[list[int]]`: Of each text and position, how many draft tokens are right, from the front.
     """
     drafter.bind_target(target)
-    found = []
-    for token_ids, prompt_length in tqdm(texts, unit="text"):
-        first = prompt_length + 1
-        if len(token_ids) <= first:
-            continue
-        input_ids = torch.tensor([token_ids], device=target.device)
-        drafted = accepted_from_everywhere(target, drafter, input_ids, first, window).tolist()
-        looked_up = looked_up_from_everywhere(token_ids, first, window)
-        further = [max(pair) for pair in zip(looked_up, drafted, strict=True)]
-        found.append({"lookup": looked_up, "drafter": drafted, "further": further})
-    return found
+    return [
+        accepted_from_everywhere(
+            target, drafter, torch.tensor([token_ids], device=target.device), first, window
+        ).tolist()
+        for token_ids, first in tqdm(texts, unit="text")
+    ]
+
+
+def with_further(looked_up: Sequence[list[int]], drafted: Sequence[list[int]]) -> list[dict[str, list[int]]]:
+    """Of each text the tokens that are right of lookup's, of the drafter's, and of whichever gets further."""
+    return [
+        {"lookup": one, "drafter": other, "further": list(map(max, one, other))}
+        for one, other in zip(looked_up, drafted, strict=True)
+    ]
 
 
 def figures(lengths: Sequence[Mapping[str, Sequence[int]]], window: int) -> dict[str, float | int | None]:
     """
     Args:
-        lengths (`Sequence[Mapping]`): Of each text, see [`lengths_of`].
+        lengths (`Sequence[Mapping]`): Of each text, see [`with_further`].
         window (`int`): Tokens per window.
 
     Returns:
@@ -163,14 +165,17 @@ def main(
     torch.manual_seed(seed)
     model, tokenizer = load_target(target, dtype=dtype, device="auto")
     answers = greedy_answers(model, tokenizer, suite, output / "answers", max_new_tokens)
+    drafters = {
+        name: AutoDrafter.from_pretrained(folder, dtype=model.dtype) for name, folder in named_folders(drafter).items()
+    }
     rows = []
-    for name, _, folder in (entry.rpartition("=") for entry in drafter):
-        one = AutoDrafter.from_pretrained(folder, dtype=model.dtype)
-        for source in dict.fromkeys(answers["source"]):
-            texts = [text for row in answers if row["source"] == source for text in responses_of(row)]
-            found = figures(lengths_of(model, one, texts, window), window)
-            rows.append({"suite": source, "drafter": name or Path(folder).name, **found})
-    rows.sort(key=lambda row: row["suite"])
+    for source in sorted(set(answers["source"])):
+        parts = [part for row in answers if row["source"] == source for part in responses_of(row)]
+        texts = [(ids, length + 1) for ids, length in parts if len(ids) > length + 1]
+        looked_up = [looked_up_from_everywhere(ids, first, window) for ids, first in texts]
+        for name, one in drafters.items():
+            lengths = with_further(looked_up, drafted_from_everywhere(model, one, texts, window))
+            rows.append({"suite": source, "drafter": name, **figures(lengths, window)})
     results = {
         "environment": describe_environment(model.device),
         "arguments": {
