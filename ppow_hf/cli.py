@@ -84,8 +84,10 @@ def generate(
     seed: SeedOption = 0,
 ) -> None:
     """Answer a prompt, with accepted draft tokens in green, and end with the figures."""
+    from ppow_hf import WindowConfig
     from ppow_hf.console import MarkedStreamer, chat_inputs, figures_table, timed_generate
 
+    WindowConfig.coerce(window)  # before the models are loaded
     target_model, tokenizer, drafter_model = load_models(console, target, drafter, dtype, device, prepack=prepack)
     inputs = chat_inputs(tokenizer, prompt, target_model.device)
     options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
@@ -297,6 +299,8 @@ def bench(
     own_windows = any(parsed.kind == "window" and parsed.drafter is None for parsed in methods)
     temperatures = parse_numbers("--temperature", temperature)
     checked = parse_count("--check-float32", check_float32)
+    if max_minutes is not None and not max_minutes > 0:
+        raise ValueError(f"`--max-minutes` must be greater than 0, got {max_minutes:g}.")
     set_seed(seed)
     # A drafter that wraps a causal LM also serves the hf_* methods, unless they are given another.
     own, others = split_drafters(drafter or [])
@@ -346,7 +350,9 @@ def _not_lossless(results: dict) -> list[str]:
 @app.command()
 def demo(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: this machine only.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port. Default: the first free one from 7860.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port. Default: the first free one from 7860.", min=1, max=65535)
+    ] = None,
     device: DeviceOption = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     seed: SeedOption = 0,
@@ -387,11 +393,10 @@ def compare(
 ) -> None:
     """Compare the acceptance length of drafters on the same greedy texts, replayed instead of decoded."""
     from .scripts.compare_drafters import compare_drafters
-    from .targets import load_target
 
     drafters = named_folders(drafter)
     set_seed(seed)
-    target_model, tokenizer = load_target(target, dtype=dtype, device=device)
+    target_model, tokenizer, _ = load_models(console, target, None, dtype, device, with_drafter=False)
     compare_drafters(
         target_model,
         tokenizer,

@@ -120,7 +120,7 @@ def test_stopped_by_the_clock_it_goes_on(folders, tmp_path):
     [
         (["--temperature", "warm"], ["`--temperature`", "'warm'"]),
         (["--check-float32", "some"], ["`--check-float32`", "'some'", "`all`"]),
-        (["--max-minutes", "0"], ["`max_seconds`"]),
+        (["--max-minutes", "0"], ["`--max-minutes`", "greater than 0"]),
         (["--method", "telepathy"], ["'telepathy'", "cost_aware"]),
         (["--method", "hf_dynamic"], ["'hf_dynamic'", "--assistant"]),
         (["--method", "hf_dynamic", "--drafter", "DRAFTER"], ["'hf_dynamic'", "--assistant"]),
@@ -171,7 +171,7 @@ def test_only_named_drafters_need_be_there(folders, tmp_path):
     [
         (["drafter", "causal"], "only one can be without a name"),
         (["a=drafter", "a=causal"], "names two drafters 'a'"),
-        (["a="], "after `a=` comes a folder or a Hub id"),
+        (["a="], "is 'a=': give NAME=PATH"),
         (["drafter", "a=nowhere/at-all"], "is 'nowhere/at-all', where no drafter could be read"),
         (["drafter", "a=causal"], "'a', of which no method is a window"),
     ],

@@ -90,12 +90,18 @@ def test_a_missing_extra_is_named_whole(monkeypatch, capsys):
     [
         (["generate", "  "], ["prompt is empty"]),
         (["generate", "Hi", "--window", "sideways"], ["Unknown window policy"]),
+        (["sft", "--config", "{broken}"], ["broken.yaml"]),
+        (["compare", "--drafter", "=there", "--suite", "s.jsonl"], ["`--drafter` is '=there'", "NAME=PATH"]),
         (["generate", "Hi", "--dtype", "int8"], ["`dtype` is 'int8'", "bfloat16"]),
         (["generate", "Hi", "--drafter", "no/such-drafter"], ["`--drafter` is 'no/such-drafter'", "save_pretrained"]),
     ],
 )
-def test_bad_input_is_one_clear_line(folders, monkeypatch, capsys, arguments, words):
-    status, _, error = call_main(monkeypatch, capsys, arguments[0], *models(folders), *arguments[1:])
+def test_bad_input_is_one_clear_line(folders, tmp_path, monkeypatch, capsys, arguments, words):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("learning_rate: [1\n")
+    arguments = [argument.format(broken=broken) for argument in arguments]
+    own = () if arguments[0] in ("sft", "compare") else models(folders)
+    status, _, error = call_main(monkeypatch, capsys, arguments[0], *own, *arguments[1:])
     assert status == 1
     assert error.startswith("Error:") and all(word in error for word in words), error
     assert "Traceback" not in error

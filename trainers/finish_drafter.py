@@ -4,7 +4,9 @@
 
 from trl import TrlParser
 
+from ppow_hf.scripts.command_line import errors_in_one_line
 from ppow_hf.scripts.finish_drafter import FinishArguments, main
 
 if __name__ == "__main__":
-    main(*TrlParser((FinishArguments,)).parse_args_and_config())
+    with errors_in_one_line():
+        main(*TrlParser((FinishArguments,)).parse_args_and_config())

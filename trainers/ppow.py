@@ -7,7 +7,9 @@ PPOW stage of a drafter, for `accelerate launch` (on one process, `ppow train` d
         --config trainers/configs/ppow_8b_8gpu.yaml
 """
 
+from ppow_hf.scripts.command_line import errors_in_one_line
 from ppow_hf.scripts.train_ppow import main, make_parser
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    with errors_in_one_line():
+        main(*make_parser().parse_args_and_config())

@@ -7,7 +7,9 @@ Supervised stage of a drafter, for `accelerate launch` (on one process, `ppow sf
         --draft_vocab_size 32000 --output_dir runs/sft
 """
 
+from ppow_hf.scripts.command_line import errors_in_one_line
 from ppow_hf.scripts.sft_drafter import main, make_parser
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    with errors_in_one_line():
+        main(*make_parser().parse_args_and_config())

@@ -25,11 +25,12 @@ def bootstrap_interval(
 ) -> list[float] | None:
     """
     Percentile bootstrap interval, over prompts, of sum(numerators) / sum(denominators) (with denominators of 1: of the
-    mean). None for fewer than two prompts.
+    mean). None for fewer than two prompts; those of denominator 0 (answered without a verification) say nothing.
     """
-    if len(numerators) < 2:
-        return None
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    top, bottom = top[bottom != 0], bottom[bottom != 0]
+    if len(top) < 2:
+        return None
     drawn = np.random.default_rng(seed).integers(0, len(top), size=(BOOTSTRAP["samples"], len(top)))
     values = top[drawn].sum(axis=1) / bottom[drawn].sum(axis=1)
     tail = (1 - BOOTSTRAP["level"]) / 2

@@ -9,7 +9,9 @@ prompts. tau = tokens committed / verifications, the target's bonus token includ
 method's tokens per second over plain `generate`'s on the same prompt.
 """
 
+import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,20 @@ from .methods import (
     parse_methods,
     resolve_assistant,
 )
-from .precision import cast_floating, dtype_name, fingerprint, parse_dtype, prepacked, public_name
+from .precision import (
+    cast_floating,
+    content_hash,
+    dtype_name,
+    fingerprint,
+    parse_dtype,
+    prepacked,
+    public_name,
+    settings_hash,
+)
 from .records import RecordLog
-from .runner import BenchmarkRunner, content_hash, taking_turns
+from .runner import BenchmarkRunner, taking_turns
 from .sittings import cost_models, predicted_speedup, sitting_facts
-from .suites import Example, SuiteError, load_suite
+from .suites import Example, check_distinct, first_of_each_suite, load_suite
 
 
 def run_benchmark(
@@ -82,9 +93,10 @@ def run_benchmark(
             Causal LM for the hf_* methods, or where to load it from. Default: the one inside a `CausalLMDrafter`.
         other_drafters (`Mapping[str, DrafterModel]`, *optional*):
             Drafters to compare with, by name: the method `"cost_aware@cst"` is the window of the one named `"cst"`.
-        check_float32 (`int` or `"all"`): Prompts per suite that are decoded once more in float32, where the text of
-            every method must equal plain `generate`'s exactly.
-        max_seconds (`float`, *optional*): Begin no further prompt after this time, and report what has been measured.
+        check_float32 (`int` or `"all"`): Prompts per suite, of those measured, that are decoded once more in float32,
+            where the text of every method must equal plain `generate`'s exactly.
+        max_seconds (`float`, *optional*):
+            Begin no further prompt after this time, in float32 neither, and report what has been measured.
         prepack (`bool`): Prepack the target, and the assistant of the hf_* methods, for all methods alike (see
             [`prepack_weights`]); a bfloat16 run on a CPU is then faster, with and without a drafter.
         retries (`int`): Time a text so often again, after waiting for calm, while other processes take more than a
@@ -99,6 +111,7 @@ def run_benchmark(
     Raises:
         ValueError: an argument is not valid, a method cannot run with what was given, or `output_dir` holds a run with
             other arguments.
+        NotADirectoryError: `output_dir` is a file.
         ConnectionError: a named suite cannot be downloaded.
     """
     method_list = parse_methods(methods)
@@ -151,30 +164,39 @@ def run_benchmark(
         "prompts_hash": content_hash([[example.suite, example.id, example.turns] for example in examples]),
         "target_hash": fingerprint(target),
         "drafter_hash": fingerprint(drafter),
+        "drafter_settings": settings_hash(drafter),
         "assistant_hash": fingerprint(assistant) if arguments["assistant"] else None,
     }
     if others:
         identity["other_drafter_hashes"] = {name: fingerprint(other) for name, other in others.items()}
+        identity["other_drafter_settings"] = {name: settings_hash(other) for name, other in others.items()}
     output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(f"`output_dir` (`--output`) is {str(output_dir)!r}, a file: give a folder.")
     output_dir.mkdir(parents=True, exist_ok=True)
     log = RecordLog(output_dir / "records.jsonl", identity)
     runner = BenchmarkRunner(
         target, tokenizer, drafter, assistant, method_list, max_new_tokens, seed, log, progress, retries, others
     )
+    before, started = len(runner.prompts()), time.monotonic()
     with cast_floating(models, bench_dtype), prepacked((target, assistant) if prepack else ()):
         runner.run(examples, temperature_list, max_seconds)
         picture = runner.picture(examples, temperature_list[0])
     if bench_dtype == torch.float32 and 0.0 in temperature_list:
         float32_records = [_float32_from(record) for record in runner.prompts() if record["temperature"] == 0.0]
     else:
-        chosen = _first_of_each_suite(examples, check_float32)
+        measured = {(record["suite"], record["id"]) for record in runner.prompts()}
+        chosen = [e for e in first_of_each_suite(examples, check_float32) if (e.suite, e.id) in measured]
+        left = None if max_seconds is None else max_seconds - (time.monotonic() - started)
         with cast_floating(models, torch.float32):
-            float32_records = runner.check_float32(chosen)
+            float32_records = runner.check_float32(chosen, left)
 
     results = _results(arguments, log.records, float32_records, seed)
     results["measured"] = {"prompts": len(runner.prompts()), "of": len(examples) * len(temperature_list)}
     results["disturbed"] = _disturbed_runs(runner.prompts())
     results["trace"] = picture
+    if len(runner.prompts()) == before and (oracle := _oracle_of(output_dir / "results.json")) is not None:
+        results["oracle"] = oracle  # its texts and costs are still those of the benchmark
     # So that figures are never shown beside other weights.
     results["drafter_hash"] = identity["drafter_hash"]
     if others:
@@ -222,6 +244,11 @@ def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
     }
 
 
+def _oracle_of(path: Path) -> dict[str, Any] | None:
+    """What [`add_oracle`] has added to a benchmark's results."""
+    return json.loads(path.read_text(encoding="utf-8")).get("oracle") if path.is_file() else None
+
+
 def _disturbed_runs(prompts: Sequence[dict[str, Any]]) -> dict[str, int]:
     """How many timings others took part of the processors from, of those of which that is known."""
     shares = [run.get("others") for record in prompts for run in record["methods"].values()]
@@ -235,27 +262,8 @@ def _collect(suites: Sequence[Any], limit: int | None, seed: int) -> list[Exampl
     examples: list[Example] = []
     for suite in suites:
         examples += load_suite(suite, limit, seed) if isinstance(suite, (str, os.PathLike)) else list(suite)
-    if not examples:
-        raise SuiteError("`suites` holds no examples. Pass suite names or JSONL files.")
-    seen: set[tuple[str, str]] = set()
-    for example in examples:
-        if (example.suite, example.id) in seen:
-            raise SuiteError(
-                f"Example {example.id!r} of suite {example.suite!r} comes twice: the same suite was given twice, or "
-                "two files use one name. Give every suite once."
-            )
-        seen.add((example.suite, example.id))
+    check_distinct(examples)
     return examples
-
-
-def _first_of_each_suite(examples: Sequence[Example], count: int | str) -> list[Example]:
-    taken: dict[str, int] = {}
-    chosen = []
-    for example in examples:
-        if count == "all" or taken.get(example.suite, 0) < count:
-            taken[example.suite] = taken.get(example.suite, 0) + 1
-            chosen.append(example)
-    return chosen
 
 
 def _check_used(others: Mapping[str, Any], methods: Sequence[Any]) -> None:

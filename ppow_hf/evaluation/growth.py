@@ -27,9 +27,9 @@ from .growth_prompts import prompts_of_lengths
 from .growth_rows import growth_exponents, growth_rows
 from .memory import parameter_bytes
 from .methods import Method, check_methods, parse_method, resolve_assistant
-from .precision import dtype_name, fingerprint, public_name
+from .precision import content_hash, dtype_name, fingerprint, public_name, settings_hash
 from .records import RecordLog
-from .runner import content_hash, padding_token
+from .runner import padding_token
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096)
 WINDOWS = tuple(range(1, 17))
@@ -120,6 +120,7 @@ def measure_growth(
         "prompts_hash": content_hash([sorted(prompt.items()) for prompt in prompts]),
         "target_hash": fingerprint(target),
         "drafter_hash": fingerprint(drafter),
+        "drafter_settings": settings_hash(drafter),
     }
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,10 @@ from ..whole_files import write_json_whole, write_text_whole
 from .environment import decoding_code, describe_environment
 from .markdown import number, table
 from .methods import PLAIN, Method, check_methods, parse_methods
-from .precision import cast_floating, fingerprint, public_name
+from .precision import cast_floating, content_hash, fingerprint, public_name, settings_hash
 from .records import RecordLog
-from .runner import BenchmarkRunner, content_hash, taking_turns
-from .suites import Example, SuiteError
+from .runner import BenchmarkRunner, taking_turns
+from .suites import Example, check_distinct
 
 LOGS = "records-*.jsonl"
 CHECK_FILE, CHECK_REPORT = "lossless.json", "lossless.md"
@@ -72,8 +72,7 @@ def check_lossless(
     """
     if not 1 <= part <= parts:
         raise ValueError(f"`part` must lie between 1 and `parts`; got part {part} of {parts}.")
-    if not examples:
-        raise SuiteError("`examples` is empty: give at least one prompt.")
+    check_distinct(examples)
     method_list = parse_methods(methods)
     check_methods(method_list, target, drafter, None)
     output_dir = Path(output_dir)
@@ -90,6 +89,7 @@ def check_lossless(
         "prompts_hash": content_hash(sorted([example.suite, example.id, list(example.turns)] for example in examples)),
         "target_hash": fingerprint(target),
         "drafter_hash": fingerprint(drafter),
+        "drafter_settings": settings_hash(drafter),
     }
     log = RecordLog(output_dir / f"records-{part}-of-{parts}.jsonl", identity)
     examples = taking_turns(examples)

@@ -23,12 +23,12 @@ from ..drafters import DrafterModel
 from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel, WindowConfig
 from ..whole_files import write_json_whole
-from .aggregate import bootstrap_interval
+from .aggregate import bootstrap_interval, measured_so_far
 from .measure import measure_generation
 from .methods import PLAIN, parse_method
-from .precision import cast_floating, fingerprint, parse_dtype
+from .precision import cast_floating, content_hash, fingerprint, parse_dtype, settings_hash
 from .records import RecordLog
-from .runner import content_hash, cost_fields, encode_messages, padding_token
+from .runner import cost_fields, encode_messages, padding_token
 from .simulation import Walk, cheapest_walk, oracle_walk, record_windows, simulate
 from .suites import Example, SuiteError, load_suite
 
@@ -91,6 +91,7 @@ def add_oracle(
             "oracle_of": arguments,
             "prompts_hash": _prompts_hash(examples),
             "drafter_hash": fingerprint(drafter),
+            "drafter_settings": settings_hash(drafter),
             "cost_model": cost_fields(cost_model),
             "configs": {name: config.to_dict() for name, config in configs.items()},
             "max_size": size,
@@ -144,6 +145,8 @@ def _read_results(folder: Path) -> dict[str, Any]:
 
 
 def _benchmark_examples(results: Mapping[str, Any], suites: Sequence[Any]) -> list[Example]:
+    if (measured := measured_so_far(results)) is not None:
+        raise SuiteError(f"The benchmark is not finished ({measured} prompts): start it again, and it goes on.")
     arguments = results["arguments"]
     if isinstance(suites, (str, os.PathLike)):
         suites = [suites]

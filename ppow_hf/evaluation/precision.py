@@ -3,17 +3,22 @@
 """Running models in another dtype for a while, and recognising them again."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..drafters import is_prepacked, prepack_weights, unpack_weights
 from ..drafters.prepacking import can_prepack
+from ..generation.drafter_window import stored_window
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Of a configuration, what says nothing of the model.
+_NAMES = ("_name_or_path", "target_name_or_path", "architectures", "transformers_version", "dtype")
 
 
 def parse_dtype(dtype: str | torch.dtype | None, default: torch.dtype) -> torch.dtype:
@@ -73,8 +78,9 @@ def prepacked(models: Iterable[nn.Module | None]) -> Iterator[None]:
 
 def fingerprint(model: nn.Module | None) -> str | None:
     """
-    Short hash of a model's configuration and of a sample of every weight (the first and last 64 numbers). Enough to
-    tell on resuming whether the model is still the same; not a checksum of the file.
+    Short hash of a model's class and of a sample of every weight (the first and last 64 numbers). Enough to tell on
+    resuming whether the weights are still the same; not a checksum of the file. What else decides over the text that a
+    drafter proposes is in [`settings_hash`].
     """
     if model is None:
         return None
@@ -88,6 +94,25 @@ def fingerprint(model: nn.Module | None) -> str | None:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def settings_hash(drafter: nn.Module | None) -> str | None:
+    """
+    Short hash of what a drafter computes with beside its weights: its configuration, and the window stored with it.
+    Names, dtype and versions are left out, since they change nothing.
+
+    Args:
+        drafter (`DrafterModel`, *optional*): The drafter.
+    """
+    if drafter is None:
+        return None
+    config = {name: value for name, value in drafter.config.to_dict().items() if name not in _NAMES}
+    return content_hash([config, stored_window(drafter).to_dict()])
+
+
+def content_hash(value: Any) -> str:
+    """Short hash of anything that can be written as JSON."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def public_name(model: nn.Module | None, given: str | None = None) -> str | None:

@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0.
 """Runs the methods on the prompts and keeps the log of it."""
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -19,6 +17,7 @@ from .contention import OthersShare, disturbed, wait_for_calm
 from .environment import describe_environment
 from .measure import PHASES, Generation, generation_seed, measure_generation
 from .methods import ADAPTIVE_WINDOWS, PLAIN, Method, parse_method
+from .precision import content_hash
 from .records import RecordLog
 from .sittings import cost_models, open_sitting
 from .suites import Example
@@ -116,11 +115,17 @@ class BenchmarkRunner:
                 whose = {} if name is None else {"drafter": name}
                 self.log.append({"kind": "cost_model", "sitting": sitting, **whose, "cost_model": costs})
 
-    def check_float32(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """Greedy text of every method against plain `generate`'s; the models must be held in float32."""
+    def check_float32(self, examples: Sequence[Example], max_seconds: float | None = None) -> list[dict[str, Any]]:
+        """
+        Greedy text of every method against plain `generate`'s, of every example that was reached in `max_seconds`; the
+        models must be held in float32.
+        """
+        started = time.monotonic()
         records = {(r["suite"], r["id"]): r for r in self.log.records if r["kind"] == "float32"}
         todo = [example for example in examples if (example.suite, example.id) not in records]
         for example in tqdm(todo, desc="float32 check", unit="prompt", disable=not self.progress or not todo):
+            if max_seconds is not None and time.monotonic() - started > max_seconds:
+                break
             runs = self.run_example(example, 0.0)
             record = {
                 "kind": "float32",
@@ -130,7 +135,7 @@ class BenchmarkRunner:
             }
             self.log.append(record)
             records[example.suite, example.id] = record
-        return [records[example.suite, example.id] for example in examples]
+        return [record for example in examples if (record := records.get((example.suite, example.id))) is not None]
 
     def picture(self, examples: Sequence[Example], temperature: float) -> dict[str, Any] | None:
         """Cycles of one generation for the picture, of an adaptive window and of a fixed one beside it."""
@@ -291,10 +296,6 @@ def _same_text(turns: Sequence[Generation], plain: Sequence[Generation]) -> bool
 def cost_fields(cost_model: CostModel) -> dict[str, Any]:
     # Without its key, which describes machine and files.
     return {name: value for name, value in cost_model.to_dict().items() if name != "key"}
-
-
-def content_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,37 @@ def load_suite(name_or_path: str | os.PathLike, limit: int | None = None, seed: 
     return _sample(examples, limit, seed)
 
 
+def check_distinct(examples: Sequence[Example]) -> None:
+    """Raises a [`SuiteError`] if there is no example, or one of them twice."""
+    if not examples:
+        raise SuiteError("`suites` holds no examples. Pass suite names or JSONL files.")
+    seen: set[tuple[str, str]] = set()
+    for example in examples:
+        if (example.suite, example.id) in seen:
+            raise SuiteError(
+                f"Example {example.id!r} of suite {example.suite!r} comes twice: the same suite was given twice, or "
+                "two files use one name. Give every suite once."
+            )
+        seen.add((example.suite, example.id))
+
+
+def first_of_each_suite(examples: Sequence[Example], count: int | str) -> list[Example]:
+    """
+    Some examples of every suite, in their order.
+
+    Args:
+        examples (`Sequence[Example]`): Of any suites.
+        count (`int` or `"all"`): So many of each, the first ones.
+    """
+    taken: dict[str, int] = {}
+    chosen = []
+    for example in examples:
+        if count == "all" or taken.get(example.suite, 0) < count:
+            taken[example.suite] = taken.get(example.suite, 0) + 1
+            chosen.append(example)
+    return chosen
+
+
 def read_suite_file(path: str | os.PathLike) -> list[Example]:
     """
     Read a suite file: one JSON object `{"id", "suite", "turns"}` per line; blank lines are skipped.
@@ -188,7 +219,7 @@ def read_suite_file(path: str | os.PathLike) -> list[Example]:
     examples: list[Example] = []
     seen: dict[tuple[str, str], int] = {}
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue

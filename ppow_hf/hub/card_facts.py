@@ -30,7 +30,14 @@ from ..data.files import PROVENANCE_FILE, TRAINING_LOG_FILE, TRAINING_PROVENANCE
 from ..drafters import DRAFTER_FAMILIES, AutoDrafter
 from ..evaluation.precision import fingerprint
 from ..generation import CostModel, WindowConfig
-from .card_measured import Benchmark, LosslessCheck, read_benchmarks, read_json, read_lossless
+from .card_measured import (
+    Benchmark,
+    LosslessCheck,
+    read_benchmarks,
+    read_drafter_config,
+    read_json,
+    read_lossless,
+)
 from .card_window import benchmark_methods
 
 # What the sharer of a drafter adds to its record. All else in it tells of one set of weights.
@@ -142,9 +149,7 @@ def read_facts(folder: str | os.PathLike) -> CardFacts:
             drafter or target.
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json")
-    if config is None:
-        raise OSError(f"`{folder}` holds no config.json. Give a folder that `drafter.save_pretrained` wrote.")
+    config = read_drafter_config(folder)
     if config.get("model_type") not in {family.model_type for family in DRAFTER_FAMILIES}:
         raise ValueError(
             f"`{folder}` holds a `{config.get('model_type')}` model, no drafter of this library: a card is written "

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from ..evaluation.aggregate import summarize
 from ..evaluation.lossless import CHECK_FILE, CHECK_REPORT, differing
 from ..evaluation.methods import MethodError, is_own_fixed, parse_method
+from ..json_files import read_json_object
 
 # Where they lie in the drafter's folder, at any depth.
 MEASURED_FOLDER = "benchmarks"
@@ -139,6 +139,25 @@ def is_window(method: str) -> bool:
         return False
 
 
+def read_drafter_config(folder: Path) -> dict[str, Any]:
+    """
+    The `config.json` of a saved drafter.
+
+    Args:
+        folder (`Path`): The drafter's folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        DamagedFileError: If it is truncated, or something else.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`{folder}` holds no config.json. Give a folder that `drafter.save_pretrained` wrote."
+        )
+    return read_json_object(path, "Save the drafter again.")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """
     A JSON object from a file, or `None` where there is no file.
@@ -148,13 +167,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"`{path}` is truncated or not JSON ({error}). Write it again, or delete it.") from None
-    if not isinstance(content, dict):
-        raise OSError(f"`{path}` is not a JSON object. Write it again, or delete it.")
-    return content
+    return read_json_object(path, "Write it again, or delete it.")
 
 
 def _measured(

@@ -7,25 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..evaluation.aggregate import measured_so_far
+from ..evaluation.markdown import interval, number, percent, times
 from ..evaluation.methods import PLAIN
 from .card_facts import CardFacts
 from .card_measured import Benchmark, is_window
-
-
-def number(value: float | None, digits: int = 2, suffix: str = "") -> str:
-    """A figure as a cell: `digits` decimals, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}{suffix}"
-
-
-def percent(value: float | None) -> str:
-    """A share as a cell."""
-    return "-" if value is None else f"{100 * value:.0f}%"
-
-
-def with_interval(value: float | None, interval: list[float] | None, suffix: str = "") -> str:
-    """A figure and its interval as a cell."""
-    text = number(value, suffix=suffix)
-    return f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]" if interval and value is not None else text
 
 
 def own_summary(facts: CardFacts, benchmark: Benchmark) -> dict[str, Any] | None:
@@ -82,7 +67,7 @@ def benchmark_section(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _mean_row(row: dict[str, Any]) -> list[str]:
-    return [f"`{row['method']}`", number(row["speedup"], suffix="x"), *_shared_cells(row, row["acceptance_length"])]
+    return [f"`{row['method']}`", times(row["speedup"]), *_shared_cells(row, row["acceptance_length"])]
 
 
 def _suite_row(row: dict[str, Any]) -> list[str]:
@@ -91,15 +76,15 @@ def _suite_row(row: dict[str, Any]) -> list[str]:
         f"`{row['method']}`",
         str(row["num_prompts"]),
         number(row["tokens_per_second"], 1),
-        with_interval(row["speedup"], row.get("speedup_interval"), "x"),
+        times(row["speedup"]) + interval(row.get("speedup_interval")),
         *_shared_cells(row, row["acceptance_length"], row.get("acceptance_length_interval")),
     ]
 
 
-def _shared_cells(row: dict[str, Any], tau: float | None, interval: list[float] | None = None) -> list[str]:
+def _shared_cells(row: dict[str, Any], tau: float | None, tau_interval: list[float] | None = None) -> list[str]:
     return [
-        number(row["predicted_speedup"], suffix="x"),
-        with_interval(tau, interval),
+        times(row["predicted_speedup"]),
+        number(tau) + interval(tau_interval),
         number(row["mean_window"]),
         number(row["acceptance_rate"]),
     ]
@@ -108,8 +93,11 @@ def _shared_cells(row: dict[str, Any], tau: float | None, interval: list[float] 
 def other_methods(facts: CardFacts) -> str:
     """What to say of methods in which this drafter has no part."""
     methods = dict.fromkeys(row["method"] for benchmark in facts.benchmarks for row in benchmark.rows)
-    names = [f"`{m}`" for m in methods if m != PLAIN and not is_window(m)]
+    others = [m for m in methods if m != PLAIN and not is_window(m)]
+    names = [f"`{m}`" for m in others if "@" not in m]
     text = f"{', '.join(names)}: transformers' own, without this drafter; " if names else ""
+    compared = dict.fromkeys(m.partition("@")[2] for m in others if "@" in m)
+    text += "".join(f"`...@{name}`: another drafter, to compare with; " for name in compared)
     if "lookup" in methods and facts.config["model_type"] != "ppow_lookup":
         text += "`lookup`: what followed earlier in the text, without this drafter; "
     return text
@@ -122,16 +110,24 @@ def lossless_rows(benchmark: Benchmark) -> list[list[str]]:
         if mean["temperature"] != 0 or not is_window(mean["method"]):
             continue
         of_method = [r for r in benchmark.window_rows() if (r["method"], r["temperature"]) == (mean["method"], 0)]
-        checked = sum(row.get("lossless_float32_prompts") or 0 for row in of_method)
+        prompts = [row["num_prompts"] for row in of_method]
+        checked = [row.get("lossless_float32_prompts") or 0 for row in of_method]
         rows.append(
             [
                 f"`{benchmark.path}`",
                 f"`{mean['method']}`",
                 str(mean["num_prompts"]),
-                percent(mean["lossless"]),
+                percent(_share_of([row["lossless"] for row in of_method], prompts)),
                 benchmark.results["arguments"]["dtype"],
-                str(checked),
-                percent(mean["lossless_float32"]),
+                str(sum(checked)),
+                percent(_share_of([row["lossless_float32"] for row in of_method], checked)),
             ]
         )
     return rows
+
+
+def _share_of(shares: list[float | None], prompts: list[int]) -> float | None:
+    """The share of all prompts, from those of the suites."""
+    if None in shares or not sum(prompts):
+        return None
+    return sum(share * count for share, count in zip(shares, prompts, strict=True)) / sum(prompts)

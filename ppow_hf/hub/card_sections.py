@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..evaluation.markdown import number, percent
 from .card_facts import CardFacts, begins_fresh, public_text, training_runs
 from .card_measured import Benchmark
-from .card_results import benchmark_section, lossless_rows, number, other_methods, own_summary, percent
+from .card_results import benchmark_section, lossless_rows, other_methods, own_summary
 from .card_window import describe_window
 
 _ABSENT = "not recorded"

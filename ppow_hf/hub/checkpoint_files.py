@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..data.files import explain_disk_full
+from ..json_files import read_json_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -27,6 +28,7 @@ CARRIED_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "provenance.json")
 # Pickles that trainers leave beside the weights.
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states_0.bin")
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_COPY_AGAIN = "Download or copy it again."
 _SINGLE_FILES = (WEIGHTS_FILE, "pytorch_model.bin")
 
 
@@ -82,17 +84,7 @@ def read_config(folder: Path) -> dict:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a checkpoint. Give the folder that does.")
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): it is damaged. Download or copy it again.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} where a JSON object is expected.")
-    return value
+    return read_json_object(path, _COPY_AGAIN)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -130,7 +122,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_shards(folder: Path, index: str) -> dict[str, torch.Tensor]:
-    weight_map = _read_json(folder / index).get("weight_map")
+    weight_map = read_json_object(folder / index, _COPY_AGAIN).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{folder / index} has no `weight_map` from weights to files: it is damaged.")
     names = sorted(set(weight_map.values()))

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..drafters import Eagle3Drafter, Eagle3DrafterConfig
 from ..generation import WindowConfig
+from ..json_files import read_json_object
 from .checkpoint_files import carry_files, locate_checkpoint, new_folder, read_config, read_weights
 from .eagle3_fields import OWN_FIELD
 from .eagle3_flat import read_flat_config
@@ -213,5 +214,5 @@ def _save(drafter: Eagle3Drafter, folder: Path, source, revision: str | None, ou
         provenance["imported_from"].update(drafter.import_report.to_dict())
         kept = temporary / PROVENANCE_FILE
         if kept.is_file():
-            provenance = {**json.loads(kept.read_text(encoding="utf-8")), **provenance}
+            provenance = {**read_json_object(kept, "Correct or delete it."), **provenance}
         kept.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..data.files import PROVENANCE_FILE, TRAINING_PROVENANCE_FILE
 from .card import write_card
 from .card_facts import public_record, read_provenance
+from .card_measured import read_drafter_config
 from .push import check_repo_id, push_folder, resolve_token
 from .push_errors import HubPushError
 from .push_files import MODEL_FOLDERS, check_model_files, check_no_secrets, git_blob_id, select_files
@@ -131,7 +132,7 @@ def complete_folder(
         ValueError: If the folder's facts contradict each other, or a file is damaged.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_drafter_config(folder)
         if str(config.get("model_type", "")).startswith("ppow_"):
             write_remote_code(folder)
         if card:
@@ -149,8 +150,7 @@ def complete_folder(
                     f"{remedy}."
                 )
     except (ValueError, OSError) as error:
-        words = f"config.json is not valid JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise ValueError(words.replace(str(folder), str(shown or folder))) from error
+        raise ValueError(str(error).replace(str(folder), str(shown or folder))) from error
 
 
 def push_trainer(

@@ -3,7 +3,6 @@
 """Which files of a folder belong on the Hub, and which of them the Hub already has."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from huggingface_hub.constants import SPACES_SDK_TYPES
 from huggingface_hub.repocard import metadata_load
 from safetensors import SafetensorError, safe_open
 from yaml import YAMLError
+
+from ..json_files import read_json_object
 
 WEIGHT_FILES = ("model*.safetensors", "model*.safetensors.index.json")
 MODEL_FILES = (
@@ -181,8 +182,8 @@ def check_model_files(folder: str | os.PathLike, files: Mapping[str, Path]) -> N
         )
     for path in (path for path in files if fnmatch(path, WEIGHT_FILES[1])):
         try:
-            shards = set(json.loads(files[path].read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            shards = set(read_json_object(files[path], "Save the drafter again.")["weight_map"].values())
+        except (KeyError, AttributeError) as error:
             raise ValueError(f"`{files[path]}` is not a weight index ({error}). Save the drafter again.") from error
         if absent := sorted(shards - set(weights)):
             raise ValueError(f"`{path}` names shards that are not in `{folder}`: {absent}. Save the drafter again.")

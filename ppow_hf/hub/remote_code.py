@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..drafters import DRAFTER_FAMILIES
 from ..whole_files import write_text_whole
+from .card_measured import read_drafter_config
 
 PACKAGE = "ppow_hf"
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,7 @@ def write_remote_code(folder: str | os.PathLike) -> list[Path]:
         ValueError: If it is no drafter of this library.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_drafter_config(folder)
     files = remote_files(config.get("model_type"))
     for name, text in files.items():
         write_if_changed(folder / name, text)
@@ -256,20 +257,6 @@ def _own_name(cls: type) -> str:
 
 def _flat(module: str) -> str:
     return module.rpartition(".")[2]
-
-
-def _read_config(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OSError(f"`{folder}` holds no readable config.json ({error}). Give a saved drafter's folder.") from error
-    except ValueError as error:
-        raise OSError(
-            f"`{folder / 'config.json'}` is truncated or not JSON ({error}). Save the drafter again."
-        ) from None
-    if not isinstance(config, dict):
-        raise OSError(f"`{folder / 'config.json'}` is not a configuration. Save the drafter again.")
-    return config
 
 
 def write_if_changed(path: Path, text: str) -> None:

@@ -4,13 +4,15 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from yaml import YAMLError
 
 TargetOption = Annotated[
     str, typer.Option("--target", help="Target: a Hub id, a folder, or embedded: smollm2-135m-instruct, gemma3-270m.")
@@ -49,9 +51,19 @@ def run_app(app: typer.Typer) -> None:
         app (`typer.Typer`): The commands.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
+    with errors_in_one_line():
         app()
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """
+    Ends the program with one line and exit status 1 on errors that a user can act on; `PPOW_DEBUG=1` shows the
+    traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError, RuntimeError, YAMLError) as error:
         if os.environ.get("PPOW_DEBUG"):
             raise
         print_error(str(error))
@@ -169,25 +181,42 @@ def split_names(options: list[str]) -> list[str]:
     return names
 
 
+def split_name(option: str, argument: str = "--drafter") -> tuple[str | None, str]:
+    """
+    Name and path of a drafter from `NAME=PATH`, or no name and the path. A path that exists is a path, whatever its
+    name.
+
+    Args:
+        option (`str`): What the command was given.
+        argument (`str`, *optional*, defaults to `"--drafter"`): As which option, for the error.
+
+    Raises:
+        ValueError: If name or path is empty.
+    """
+    name, equals, path = option.partition("=")
+    if not equals or Path(option).exists():
+        return None, option
+    if not name or not path:
+        raise ValueError(f"`{argument}` is {option!r}: give NAME=PATH, where PATH is a folder or a Hub id.")
+    return name, path
+
+
 def split_drafters(options: list[str]) -> tuple[str | None, dict[str, str]]:
     """
     The drafter of a command and the others, from `PATH` and `NAME=PATH`.
 
     Args:
-        options (`list[str]`): What `--drafter` was given, in order. A path that exists is a path, whatever its name.
+        options (`list[str]`): What `--drafter` was given, in order.
 
     Raises:
         ValueError: If two drafters have no name, or the same one.
     """
     own, others = [], {}
-    for option in options:
-        name, equals, path = option.partition("=")
-        if not equals or Path(option).exists():
-            own.append(option)
+    for name, path in map(split_name, options):
+        if name is None:
+            own.append(path)
         elif name in others:
             raise ValueError(f"`--drafter` names two drafters {name!r}: give each a name of its own.")
-        elif not path:
-            raise ValueError(f"`--drafter` is {option!r}: after `{name}=` comes a folder or a Hub id.")
         else:
             others[name] = path
     if len(own) > 1:
@@ -198,19 +227,21 @@ def split_drafters(options: list[str]) -> tuple[str | None, dict[str, str]]:
     return (own[0] if own else None), others
 
 
-def named_folders(options: list[str]) -> dict[str, str]:
+def named_folders(options: list[str], argument: str = "--drafter") -> dict[str, str]:
     """
-    Drafters to compare, from `NAME=FOLDER`; a folder alone has its own name.
+    Drafters to compare, from `NAME=PATH`; a path alone has its last part for a name.
 
     Args:
-        options (`list[str]`): What `--drafter` was given, in order.
+        options (`list[str]`): What the command was given, in order.
+        argument (`str`, *optional*, defaults to `"--drafter"`): As which option, for the errors.
 
     Raises:
-        typer.BadParameter: If two have the same name.
+        ValueError: If two have the same name.
     """
-    folders = dict(part.split("=", 1) if "=" in part else (Path(part).name, part) for part in options)
+    pairs = [split_name(option, argument) for option in options]
+    folders = {name or Path(path).name: path for name, path in pairs}
     if len(folders) < len(options):
-        raise typer.BadParameter("two drafters have the same name; give them as NAME=FOLDER.", param_hint="--drafter")
+        raise ValueError(f"`{argument}` gives two drafters the same name: write them as NAME=PATH.")
     return folders
 
 

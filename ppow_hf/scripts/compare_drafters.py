@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ppow_hf import AutoDrafter
 from ppow_hf.data import generate_responses, load_prompts
+from ppow_hf.drafters import DrafterModel
 from ppow_hf.evaluation.compare import AcceptanceFigure, PromptOutcome, acceptance_figures, measure_acceptance
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.evaluation.precision import fingerprint
+from ppow_hf.evaluation.precision import fingerprint, settings_hash
+from ppow_hf.scripts.command_line import load_drafter
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 
@@ -45,10 +46,14 @@ def greedy_answers(target, tokenizer, suites: Sequence[str], folder: Path, max_n
         ) from error
 
 
-def outcomes_of(target, folder: str | os.PathLike, answers: Dataset, window: int, kept: Path) -> list[PromptOutcome]:
-    """Cycles of one drafter on every text; read from `kept` if they are those of the same weights and texts."""
-    drafter = AutoDrafter.from_pretrained(folder, dtype=target.dtype)
-    identity = {"drafter_hash": fingerprint(drafter), "answers": answers._fingerprint, "window": window}
+def outcomes_of(target, drafter: DrafterModel, answers: Dataset, window: int, kept: Path) -> list[PromptOutcome]:
+    """Cycles of one drafter on every text; read from `kept` if they are those of the same drafter and texts."""
+    identity = {
+        "drafter_hash": fingerprint(drafter),
+        "drafter_settings": settings_hash(drafter),
+        "answers": answers._fingerprint,
+        "window": window,
+    }
     stored = kept / f"{identity['drafter_hash']}-fixed{window}.json"
     if stored.exists():
         content = json.loads(stored.read_text(encoding="utf-8"))
@@ -96,9 +101,11 @@ def compare_drafters(
     baseline = baseline if baseline is not None else next(iter(drafters))
     if baseline not in drafters:
         raise ValueError(f"`baseline` is {baseline!r}, but the drafters are {', '.join(drafters)}.")
+    # All of them before the texts, which take minutes: a wrong folder is told at once.
+    loaded = {name: load_drafter(folder, target) for name, folder in drafters.items()}
     answers = greedy_answers(target, tokenizer, suites, output / "answers", max_new_tokens)
     outcomes = {
-        name: outcomes_of(target, folder, answers, window, output / "outcomes") for name, folder in drafters.items()
+        name: outcomes_of(target, drafter, answers, window, output / "outcomes") for name, drafter in loaded.items()
     }
     figures = acceptance_figures(outcomes, baseline=baseline, seed=seed)
     results = {

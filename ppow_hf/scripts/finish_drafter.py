@@ -148,6 +148,7 @@ def main(args: FinishArguments) -> None:
     drafter.bind_target(target)
     responses, _ = load_all_responses(args.responses)
     training = read_provenance(args.drafter) or {}
+    licences = _licences(args, training.get("responses"))
     data_seed = recorded_held_out_seed(training) if args.data_seed is None else args.data_seed
     _, held_out = split_holdout(responses, args.holdout, seed=data_seed)
     weights, figures = calibrate_acceptance(
@@ -170,7 +171,7 @@ def main(args: FinishArguments) -> None:
         drafter.save_pretrained(folder)
         arguments = {**asdict(args), "data_seed": data_seed}
         provenance = {**training, "calibration": {"arguments": arguments, "figures": figures}}
-        provenance.update(_licences(args, provenance.get("responses")))
+        provenance.update(licences)
         Path(folder, PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")
         log = Path(args.drafter) / TRAINING_LOG_FILE
         if log.exists():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ppow_hf import WindowConfig
 from ppow_hf.drafters import is_prepacked, prepacking
 from ppow_hf.evaluation import Example, MethodError, ResumeError, SuiteError, runner
 from ppow_hf.evaluation.measure import measure_generation
@@ -367,3 +368,38 @@ def test_a_prepacked_target_is_so_for_every_method_and_only_meanwhile(tmp_path, 
     assert "bfloat16, prepacked on " in render_report(results)
     with pytest.raises(ResumeError):
         bench(tmp_path, models=(target, drafter), methods=methods, check_float32=1)
+
+
+def test_a_run_does_not_go_on_with_another_window(tmp_path):
+    target, drafter = tiny_models()
+    bench(tmp_path, models=(target, drafter), max_seconds=1e-9)
+    drafter.generation_config.window = WindowConfig(min_size=4, max_size=4)
+    with pytest.raises(ResumeError, match="drafter_settings"):
+        bench(tmp_path, models=(target, drafter))
+
+
+def test_the_float32_check_keeps_to_what_is_measured_and_to_the_time(tmp_path):
+    models = tiny_models()
+    options = {"models": models, "dtype": "bfloat16", "check_float32": "all"}
+    stopped = bench(tmp_path, **options, max_seconds=1e-9)
+    assert stopped["measured"]["prompts"] == 2  # one of every suite
+    assert all(row["lossless_float32_prompts"] == 0 for row in stopped["results"])
+    done = bench(tmp_path, **options)
+    assert sum(row["lossless_float32_prompts"] for row in done["results"]) == 3 * len(EXAMPLES)
+
+
+def test_an_answer_of_one_token_leaves_a_whole_result(tmp_path):
+    """It needs no verification, so that samples of such prompts alone have no acceptance length."""
+    target, drafter = tiny_models()
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": EXAMPLES[0].turns[0]}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    first = int(target(ids).logits[0, -1].argmax())
+    target.generation_config.eos_token_id = first
+    results = bench(tmp_path, models=(target, drafter), suites=[EXAMPLES[:2]])
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    verifications = [r["methods"]["fixed:2"]["verifications"] for r in records if r["kind"] == "prompt"]
+    assert 0 in verifications and max(verifications) > 0
+    row = next(row for row in results["results"] if row["method"] == "fixed:2")
+    assert row["acceptance_length"] >= 1 and row["acceptance_length_interval"] is None

@@ -126,5 +126,10 @@ def test_a_part_that_is_none(tmp_path, part, parts):
 
 
 def test_no_examples(tmp_path):
-    with pytest.raises(SuiteError, match="`examples` is empty"):
+    with pytest.raises(SuiteError, match="holds no examples"):
         check(tmp_path, examples=[])
+
+
+def test_an_example_that_comes_twice(tmp_path):
+    with pytest.raises(SuiteError, match="'a' of suite 'short' comes twice"):
+        check(tmp_path, examples=[*EXAMPLES, EXAMPLES[0]])

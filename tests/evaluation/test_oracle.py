@@ -160,3 +160,15 @@ def test_refusals(benchmark, models, tmp_path):
     (sampled / "results.json").write_text(json.dumps({"arguments": {"temperatures": [1.0]}}))
     with pytest.raises(ValueError, match="temperature 0"):
         add_oracle(sampled, target, byte_tokenizer(), drafter, [EXAMPLES])
+
+
+def test_it_stays_when_the_finished_benchmark_is_started_again(tmp_path):
+    models = tiny_models()
+    options = {"models": models, "methods": METHODS, "max_new_tokens": 8}
+    bench(tmp_path, **options, max_seconds=1e-9)
+    with pytest.raises(SuiteError, match="not finished"):
+        add_oracle(tmp_path, models[0], byte_tokenizer(), models[1], [EXAMPLES], max_size=3, progress=False)
+    bench(tmp_path, **options)
+    after = add_oracle(tmp_path, models[0], byte_tokenizer(), models[1], [EXAMPLES], max_size=3, progress=False)
+    assert bench(tmp_path, **options)["oracle"] == after["oracle"]
+    assert "oracle window" in (tmp_path / "report.md").read_text()

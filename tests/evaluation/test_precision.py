@@ -5,7 +5,8 @@
 import pytest
 import torch
 
-from ppow_hf.evaluation.precision import cast_floating, fingerprint, parse_dtype, public_name
+from ppow_hf import AutoDrafter, WindowConfig
+from ppow_hf.evaluation.precision import cast_floating, fingerprint, parse_dtype, public_name, settings_hash
 from tests.testing_utils import tiny_eagle3, tiny_target
 
 
@@ -36,6 +37,21 @@ def test_fingerprint_sees_another_model():
     assert fingerprint(tiny_target(seed=0)) == fingerprint(tiny_target(seed=0))
     assert fingerprint(tiny_target(seed=0)) != fingerprint(tiny_target(seed=1))
     assert fingerprint(None) is None
+
+
+def test_settings_are_configuration_and_window(tmp_path):
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    same = settings_hash(drafter)
+    drafter.save_pretrained(tmp_path)
+    # Where it lies, and in which dtype, changes nothing.
+    assert settings_hash(AutoDrafter.from_pretrained(tmp_path, dtype=torch.bfloat16)) == same
+    weights = fingerprint(drafter)
+    drafter.generation_config.window = WindowConfig(max_size=3)
+    other_window = settings_hash(drafter)
+    drafter.config.norm_before_residual = not drafter.config.norm_before_residual
+    assert len({same, other_window, settings_hash(drafter)}) == 3
+    assert fingerprint(drafter) == weights and settings_hash(None) is None
 
 
 def test_dtype_names():

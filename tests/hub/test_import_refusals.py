@@ -159,7 +159,7 @@ def test_files_that_are_missing_or_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         import_drafter(folder, target=target)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="truncated or not JSON"):
         import_drafter(folder, target=target)
     os.remove(folder / "config.json")
     with pytest.raises(FileNotFoundError, match="no config.json"):

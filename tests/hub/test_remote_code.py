@@ -213,9 +213,9 @@ def test_extraction_takes_what_a_definition_needs(package):
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        (None, OSError, "no readable config.json"),
+        (None, FileNotFoundError, "holds no config.json"),
         ('{"model_type": "ppow_', OSError, "truncated"),
-        ("[]", OSError, "not a configuration"),
+        ("[]", OSError, "a list, not a JSON object"),
         ('{"model_type": "llama"}', ValueError, "no drafter of this library"),
         ("{}", ValueError, "no drafter of this library"),
     ],

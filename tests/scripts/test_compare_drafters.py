@@ -69,7 +69,7 @@ def test_the_command(models, tmp_path):
     wrong = CliRunner().invoke(cli.app, [*arguments, *drafters, "--baseline", "third"])
     assert isinstance(wrong.exception, ValueError) and "'third'" in str(wrong.exception)
     twice = CliRunner().invoke(cli.app, [*arguments, *drafters, "--drafter", f"a={tmp_path / 'second'}"])
-    assert twice.exit_code != 0 and "same name" in twice.output
+    assert isinstance(twice.exception, ValueError) and "same name" in str(twice.exception)
 
 
 def test_no_drafter(models, tmp_path):
@@ -89,3 +89,24 @@ def test_answers_to_other_prompts_are_not_taken(models, tmp_path):
     more.write_text(suite.read_text() + json.dumps({"prompt": "one more"}) + "\n")
     with pytest.raises(ValueError, match="holds other answers"):
         compare_drafters(*arguments, [str(more)], output, window=3, max_new_tokens=8)
+
+
+def test_a_wrong_folder_is_told_before_any_text_is_made(models, tmp_path):
+    target, tokenizer, suite = models
+    drafters = {"first": tmp_path / "first", "second": tmp_path / "nowhere"}
+    with pytest.raises(OSError, match="nowhere"):
+        compare_drafters(target, tokenizer, drafters, [str(suite)], tmp_path / "compared", max_new_tokens=4)
+    assert not (tmp_path / "compared").exists()
+
+
+def test_another_configuration_of_the_same_weights_is_measured_again(models, tmp_path):
+    target, tokenizer, suite = models
+    arguments = (target, tokenizer, {"first": tmp_path / "first"}, [str(suite)], tmp_path / "compared")
+    before = compare_drafters(*arguments, window=3, max_new_tokens=12)
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    config["norm_before_residual"] = not config["norm_before_residual"]
+    (tmp_path / "first" / "config.json").write_text(json.dumps(config))
+    kept = next((tmp_path / "compared" / "outcomes").iterdir())
+    written = kept.stat().st_mtime_ns
+    assert compare_drafters(*arguments, window=3, max_new_tokens=12)["arguments"] == before["arguments"]
+    assert kept.stat().st_mtime_ns > written

@@ -21,6 +21,7 @@ from pathlib import Path
 from ppow_hf import load_target
 from ppow_hf.evaluation.compare import MEAN
 from ppow_hf.evaluation.plots import save_figure
+from ppow_hf.scripts.command_line import named_folders
 from ppow_hf.scripts.compare_drafters import compare_drafters
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.whole_files import write_json_whole, write_text_whole
@@ -138,10 +139,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     checkpoints, training, texts = [], [], 0
-    for stage in args.stage:
-        name, _, folder = stage.partition("=")
-        if not folder:
-            raise SystemExit(f"--stage takes NAME=FOLDER, got {stage!r}.")
+    try:
+        stages = named_folders(args.stage, "--stage")
+    except ValueError as error:
+        parser.error(str(error))
+    for name, folder in stages.items():
         found, log, texts = read_stage(name, Path(folder), texts)
         checkpoints += found
         training += smooth(log)

@@ -44,6 +44,8 @@ def runs_of(config: dict[str, Any], chosen: list[str] | None) -> dict[str, dict[
     One entry per arm and seed: the stage and the options of its script. An arm that names `responses` is trained on
     those, and all others on the experiment's.
     """
+    if unknown := [arm for arm in chosen or [] if arm not in config["arms"]]:
+        raise ValueError(f"`--arms` names {', '.join(unknown)}; the configuration has {', '.join(config['arms'])}.")
     runs = {}
     for arm, options in config["arms"].items():
         if chosen is not None and arm not in chosen:

@@ -36,14 +36,15 @@ from economize_methods import PEER, RaceRunner, entrants_of, parse_peer
 from economize_training import TECHNIQUES, PeerTraining, read_record, train_peer
 from race_report import draw_race, render_race, results_of
 
-from ppow_hf import AutoDrafter, load_target
+from ppow_hf import load_target
 from ppow_hf.data import load_prompts, split_holdout
 from ppow_hf.evaluation import Example, load_suite
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.evaluation.precision import cast_floating, dtype_name, fingerprint, public_name
+from ppow_hf.evaluation.precision import cast_floating, content_hash, dtype_name, fingerprint, public_name
 from ppow_hf.evaluation.records import RecordLog
-from ppow_hf.evaluation.runner import content_hash
+from ppow_hf.evaluation.suites import check_distinct, first_of_each_suite
 from ppow_hf.hub.card_facts import read_provenance
+from ppow_hf.scripts.command_line import load_drafter, named_folders
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.whole_files import write_json_whole, write_text_whole
@@ -112,7 +113,8 @@ def bench(args: argparse.Namespace) -> None:
     """Runs the race and writes its results."""
     target, tokenizer = load_target(args.target)
     examples = collect(args.suite, args.limit, args.seed)
-    drafters = {name: AutoDrafter.from_pretrained(folder, dtype=target.dtype) for name, folder in args.drafter}
+    folders = named_folders(args.drafter)
+    drafters = {name: load_drafter(folder, target) for name, folder in folders.items()}
     records = {name: read_record(getattr(args, name)) for name in TECHNIQUES if getattr(args, name) is not None}
     if args.method and args.champion not in args.method:
         raise ValueError(f"`--champion {args.champion}` is not among the methods {', '.join(args.method)}.")
@@ -151,7 +153,7 @@ def bench(args: argparse.Namespace) -> None:
     checked = first_of_each_suite(examples, args.check_float32)
     with cast_floating([target, *drafters.values()], torch.float32):
         float32_records = runner.check_float32(checked)
-    training = {name: own_training(folder) for name, folder in args.drafter}
+    training = {name: own_training(folder) for name, folder in folders.items()}
     training |= {f"{PEER} {name}": peer_training(record) for name, record in records.items()}
     results = results_of(arguments, environment, runner.prompts(), float32_records, args.champion, training)
     write_json_whole(output / "results.json", results)
@@ -168,21 +170,8 @@ def _trained(entrant) -> torch.nn.Module:
 def collect(suites: list[str], limit: int | None, seed: int) -> list[Example]:
     """The examples of all suites, none twice."""
     examples = [example for suite in suites for example in load_suite(suite, limit, seed)]
-    keys = [(example.suite, example.id) for example in examples]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(f"`--suite`: example {twice[1]!r} of suite {twice[0]!r} comes twice; give every suite once.")
+    check_distinct(examples)
     return examples
-
-
-def first_of_each_suite(examples: list[Example], count: int) -> list[Example]:
-    """The first `count` examples of every suite."""
-    chosen: dict[str, list[Example]] = {}
-    for example in examples:
-        part = chosen.setdefault(example.suite, [])
-        if len(part) < count:
-            part.append(example)
-    return [example for part in chosen.values() for example in part]
 
 
 def own_training(folder: str) -> dict[str, Any]:
@@ -222,13 +211,6 @@ def peer_training(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _named_folder(text: str) -> tuple[str, str]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
-    return name, folder
-
-
 def _peer_name(text: str) -> str:
     try:
         parse_peer(text)
@@ -264,7 +246,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     part = commands.add_parser("bench", help="decode with everything, interleaved in one process")
     part.add_argument("--suite", action="append", required=True, help="name or JSONL file; several times")
-    part.add_argument("--drafter", action="append", default=[], type=_named_folder, metavar="NAME=FOLDER")
+    part.add_argument("--drafter", action="append", default=[], metavar="NAME=FOLDER")
     part.add_argument("--eagle3", help="economize's trained EAGLE-3 drafter")
     part.add_argument("--jump", help="economize's trained jump drafter")
     part.add_argument("--method", action="append", help=f"our methods; several times ({', '.join(METHODS)})")
