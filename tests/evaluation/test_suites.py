@@ -24,6 +24,12 @@ def test_reads_rows_in_order(tmp_path):
     assert read_suite_file(path) == [Example("x/1", "x", ("one", "two")), Example("7", "mine", ("only",))]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(ROW + "\n", encoding="utf-8-sig")
+    assert read_suite_file(path) == [Example("x/1", "x", ("one", "two"))]
+
+
 def test_reads_gzip(tmp_path):
     path = tmp_path / "zipped.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": "a", "turns": ["t"]}\n'))

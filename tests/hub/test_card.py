@@ -17,6 +17,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from ppow_hf.evaluation.precision import fingerprint
 from ppow_hf.hub.card import TEMPLATE, check_card, write_card
 from ppow_hf.hub.card_facts import CardFacts, is_repo_id, machine_paths, public_text, read_facts
+from ppow_hf.hub.card_results import lossless_rows, other_methods
 from ppow_hf.hub.push_drafter import complete_folder
 from ppow_hf.hub.remote_code import write_remote_code
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -111,6 +112,36 @@ def test_an_unfinished_benchmark_says_so(folder, measured, said):
         lambda results: results.update(measured=measured, arguments=results["arguments"] | {"limit": None}),
     )
     assert said in write_card(folder).read_text()
+
+
+def test_shares_of_identical_texts_are_over_prompts_whatever_the_suite(folder):
+    method = read_facts(folder).own_method
+    wanted = iter([(10, 1.0, 2), (30, 0.5, 2), (0, 0.0, 0)])
+
+    def change(results):
+        for row in results["results"]:
+            if row["method"] == method and row["temperature"] == 0:
+                prompts, share, checked = next(wanted)
+                row.update(
+                    num_prompts=prompts, lossless=share, lossless_float32=share, lossless_float32_prompts=checked
+                )
+
+    _edit(folder / RESULTS, change)
+    [benchmark] = [b for b in read_facts(folder).benchmarks if b.path == RESULTS]
+    [cells] = [row for row in lossless_rows(benchmark) if row[1] == f"`{method}`"]
+    # 25 of 40 texts; in float32 3 of 4
+    assert (cells[3], cells[5:]) == ("62%", ["4", "75%"])
+
+
+def test_another_drafter_in_a_benchmark_is_not_called_transformers_own(folder):
+    def change(results):
+        for row in results["results"] + results["summary"]:
+            if row["method"] == "prompt_lookup":
+                row["method"] = "cost_aware@cst"
+
+    _edit(folder / "benchmarks" / "results.json", change)
+    said = other_methods(read_facts(folder))
+    assert "`...@cst`: another drafter" in said and "cost_aware@cst" not in said
 
 
 def test_another_figure_gives_another_card(folder):

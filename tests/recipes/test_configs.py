@@ -132,6 +132,8 @@ def test_arms_share_the_targets_hidden_states(script, tmp_path, monkeypatch):
 def test_what_is_recorded_is_what_ran(script, tmp_path):
     config = small_experiment(tmp_path)
     runs = script.runs_of(config, ["cst", "more"])
+    with pytest.raises(ValueError, match="`--arms` names cts; the configuration has"):
+        script.runs_of(config, ["cts"])
     for name, facts in (("cst-seed0", {}), ("more-seed0", {"cost": {"seconds": 2.5, "target_tokens": 77}})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "training_provenance.json").write_text(json.dumps({"result": {}, **facts}))
