@@ -14,14 +14,13 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
 from transformers import set_seed
 
-from ppow_hf import AutoDrafter
 from ppow_hf.evaluation.lossless import check_lossless, differing, render_lossless
 from ppow_hf.evaluation.suites import load_suite
-from ppow_hf.quickstart import reference_drafter_path
-from ppow_hf.scripts.command_line import run
-from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.scripts.command_line import load_models, run
+from ppow_hf.targets import DEFAULT_TARGET
 
 METHODS = "fixed:5,heuristic,confidence,divergence,cost_aware,lookup,mixed,tree,mixed_tree"
 
@@ -45,9 +44,7 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     examples = [example for name in suite for example in load_suite(name, limit, seed)]
-    target_model, tokenizer = load_target(target, dtype="float32", device=device or "auto")
-    path = drafter or str(reference_drafter_path())
-    drafter_model = AutoDrafter.from_pretrained(path, dtype=torch.float32).to(target_model.device)
+    target_model, tokenizer, drafter_model = load_models(Console(), target, drafter, "float32", device)
     results = check_lossless(
         target_model,
         tokenizer,
@@ -58,7 +55,7 @@ def main(
         max_new_tokens=max_new_tokens,
         part=part,
         parts=parts,
-        drafter_name=path,
+        drafter_name=drafter,
     )
     if results is None:
         print(f"Part {part} is done; other parts are not. The last to finish writes {output / 'lossless.md'}.")

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from transformers import set_seed
 
-from ppow_hf import AutoDrafter
 from ppow_hf.data import load_prompts
 from ppow_hf.evaluation.growth import LENGTHS, METHODS, measure_growth
-from ppow_hf.quickstart import reference_drafter_path
-from ppow_hf.scripts.command_line import run
-from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.scripts.command_line import load_models, run
+from ppow_hf.targets import DEFAULT_TARGET
 
 
 def main(
@@ -45,12 +44,11 @@ def main(
     sizes = {"lengths": _numbers("--lengths", lengths), "windows": _numbers("--windows", windows)}
     set_seed(seed)
     texts = ["\n\n".join(prompt.turns) for source in prompts for prompt in load_prompts(source)]
-    target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
-    drafter_model = AutoDrafter.from_pretrained(drafter or reference_drafter_path(), dtype=target_model.dtype)
+    target_model, tokenizer, drafter_model = load_models(Console(), target, drafter, dtype, device)
     measure_growth(
         target_model,
         tokenizer,
-        drafter_model.to(target_model.device),
+        drafter_model,
         texts,
         output,
         methods=method.split(","),

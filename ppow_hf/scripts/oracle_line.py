@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from transformers import set_seed
 
-from ppow_hf import AutoDrafter
 from ppow_hf.evaluation.oracle import CHEAPEST, ORACLE, add_oracle
-from ppow_hf.quickstart import reference_drafter_path
-from ppow_hf.scripts.command_line import run
-from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.scripts.command_line import load_models, run
+from ppow_hf.targets import DEFAULT_TARGET
 
 
 def main(
@@ -40,11 +39,8 @@ def main(
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no results.json: run `ppow bench` with `--output {folder}` first.")
     dtype = json.loads(path.read_text(encoding="utf-8"))["arguments"]["dtype"]
-    target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
-    drafter_model = AutoDrafter.from_pretrained(drafter or reference_drafter_path(), dtype=target_model.dtype)
-    results = add_oracle(
-        folder, target_model, tokenizer, drafter_model.to(target_model.device), suite, max_size=max_size
-    )
+    target_model, tokenizer, drafter_model = load_models(Console(), target, drafter, dtype, device)
+    results = add_oracle(folder, target_model, tokenizer, drafter_model, suite, max_size=max_size)
     for row in results["oracle"]["rows"]:
         if row["policy"] in (ORACLE, CHEAPEST, "cost_aware"):
             name = row["suite"] or "mean over suites"

@@ -16,18 +16,17 @@ from typing import Annotated, Any
 import torch
 import typer
 from matplotlib.figure import Figure
+from rich.console import Console
 from transformers import set_seed
 
-from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
 from ppow_hf.evaluation.cycle_profile import CycleProfile, profile_cycles, profile_tables
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.plots import save_figure
 from ppow_hf.evaluation.stopwatches import DRAFT, LOOP, OURS, THEIRS
 from ppow_hf.evaluation.suites import load_suite
-from ppow_hf.quickstart import reference_drafter_path
-from ppow_hf.scripts.command_line import run
-from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.scripts.command_line import load_models, run
+from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 _COLORS = {DRAFT: "#0072B2", OURS: "#D55E00", THEIRS: "#999999", LOOP: "#CCCCCC"}
@@ -85,9 +84,7 @@ def main(
 ) -> None:
     """Profile the cycles of speculative decoding."""
     examples = load_suite(prompts, limit=limit, seed=seed)
-    target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
-    drafter_model = AutoDrafter.from_pretrained(drafter or reference_drafter_path(), dtype=target_model.dtype)
-    drafter_model = drafter_model.to(target_model.device)
+    target_model, tokenizer, drafter_model = load_models(Console(), target, drafter, dtype, device)
     options = {"window": window, "do_sample": temperature > 0}
     if temperature > 0:
         options["temperature"] = temperature

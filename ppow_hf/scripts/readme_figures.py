@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from ppow_hf.whole_files import write_text_whole
+
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
@@ -69,7 +71,7 @@ def main(results_path: str, readme_path: str = "README.md") -> None:
     path = Path(results_path)
     readme = Path(readme_path)
     section = figures_section(json.loads(path.read_text()), path.parent.as_posix())
-    readme.write_text(replace_figures(readme.read_text(), section))
+    write_text_whole(readme, replace_figures(readme.read_text(encoding="utf-8"), section))
 
 
 if __name__ == "__main__":

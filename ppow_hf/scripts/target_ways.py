@@ -15,17 +15,16 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.console import Console
 from transformers import set_seed
 
-from ppow_hf import AutoDrafter
 from ppow_hf.console import chat_inputs
 from ppow_hf.evaluation.environment import describe_environment
 from ppow_hf.evaluation.runner import padding_token
 from ppow_hf.evaluation.suites import load_suite
 from ppow_hf.evaluation.target_ways import WAYS, compare_ways, render_ways, ways_rows
-from ppow_hf.quickstart import reference_drafter_path
-from ppow_hf.scripts.command_line import run
-from ppow_hf.targets import DEFAULT_TARGET, load_target
+from ppow_hf.scripts.command_line import load_models, run
+from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 
@@ -50,11 +49,10 @@ def main(
         raise ValueError(f"`--way` takes {', '.join(WAYS)}, got {unknown[0]!r}.")
     set_seed(seed)
     examples = [example for suite in prompts for example in load_suite(suite, limit=limit, seed=seed)]
-    target_model, tokenizer = load_target(target, dtype=dtype, device=device or "auto")
-    drafter_model = AutoDrafter.from_pretrained(drafter or reference_drafter_path(), dtype=target_model.dtype)
+    target_model, tokenizer, drafter_model = load_models(Console(), target, drafter, dtype, device)
     rows = compare_ways(
         target_model,
-        drafter_model.to(target_model.device),
+        drafter_model,
         [chat_inputs(tokenizer, example.turns[0], target_model.device)["input_ids"] for example in examples],
         method.split(","),
         {name: WAYS[name] for name in names},
