@@ -77,7 +77,7 @@ def result_row(
         "acceptance_rate": None,
         "verifications": None,
         "lossless": _share([run["lossless"] for run in runs]),
-        "seconds": {phase: _sum_or_none([run["phases"][phase] for run in runs]) for phase in PHASES},
+        "seconds": {phase: sum_or_none([run["phases"][phase] for run in runs]) for phase in PHASES},
         "predicted_speedup": None,
         "speedup_interval": bootstrap_interval(speedups, [1.0] * len(speedups), seed) if method != PLAIN else None,
         "acceptance_length_interval": None,
@@ -95,7 +95,7 @@ def result_row(
             row["acceptance_length"] = sum(committed) / total
             row["mean_window"] = drafted / total
             row["acceptance_length_interval"] = bootstrap_interval(committed, verifications, seed)
-        overhead = _sum_or_none([run["cycle_overhead"] for run in runs])
+        overhead = sum_or_none([run["cycle_overhead"] for run in runs])
         if overhead is not None:
             cycles = overhead + row["seconds"]["draft"] + row["seconds"]["verify"]
             row["cycle_overhead_share"] = overhead / cycles if cycles else None
@@ -215,5 +215,6 @@ def _share(values: Sequence[bool | None]) -> float | None:
     return sum(values) / len(values)
 
 
-def _sum_or_none(values: Sequence[float | None]) -> float | None:
+def sum_or_none(values: Sequence[float | None]) -> float | None:
+    """The sum, or `None` where one of them is not known."""
     return None if any(value is None for value in values) else sum(values)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..drafters import DrafterModel
 from ..whole_files import write_json_whole, write_text_whole
+from .aggregate import sum_or_none
 from .environment import decoding_code, describe_environment
 from .markdown import number, table
 from .methods import PLAIN, Method, check_methods, parse_methods
@@ -138,15 +139,10 @@ def _compare(runner: BenchmarkRunner, example: Example, methods: Sequence[Method
         turns = runs[method.name]
         record["methods"][method.name] = {
             "identical": [turn.tokens for turn in turns] == plain,
-            "committed": _total(turn.committed for turn in turns),
-            "verifications": _total(turn.verifications for turn in turns),
+            "committed": sum_or_none([turn.committed for turn in turns]),
+            "verifications": sum_or_none([turn.verifications for turn in turns]),
         }
     return record
-
-
-def _total(values) -> int | None:
-    values = list(values)
-    return None if None in values else sum(values)
 
 
 def _rows(records: Sequence[dict[str, Any]], arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -155,7 +151,7 @@ def _rows(records: Sequence[dict[str, Any]], arguments: dict[str, Any]) -> list[
         chosen = [record for record in records if record["suite"] == suite]
         for method in arguments["methods"]:
             runs = [record["methods"][method] for record in chosen]
-            verifications = _total(run["verifications"] for run in runs)
+            verifications = sum_or_none([run["verifications"] for run in runs])
             rows.append(
                 {
                     "suite": suite,
@@ -164,7 +160,7 @@ def _rows(records: Sequence[dict[str, Any]], arguments: dict[str, Any]) -> list[
                     "new_tokens": sum(record["tokens"] for record in chosen),
                     "identical": sum(run["identical"] for run in runs),
                     "different": [r["id"] for r in chosen if not r["methods"][method]["identical"]],
-                    "acceptance_length": _total(run["committed"] for run in runs) / verifications
+                    "acceptance_length": sum(run["committed"] for run in runs) / verifications
                     if verifications
                     else None,
                 }

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..generation import CostModel
-from .aggregate import representative
+from .aggregate import representative, sum_or_none
 from .calibration import merge_all
 from .contention import OthersShare, disturbed, wait_for_calm
 from .environment import describe_environment
@@ -259,10 +259,10 @@ def _record(
     method: str, turns: Sequence[Generation], plain: Sequence[Generation], temperature: float
 ) -> dict[str, Any]:
     """What is kept of a method on one prompt: sums over its turns, and the first turn's cycles if it may be drawn."""
-    verifications = _sum([turn.verifications for turn in turns])
-    committed = _sum([turn.committed for turn in turns])
-    drafted = _sum([turn.drafted for turn in turns])
-    accepted = _sum([turn.accepted for turn in turns])
+    verifications = sum_or_none([turn.verifications for turn in turns])
+    committed = sum_or_none([turn.committed for turn in turns])
+    drafted = sum_or_none([turn.drafted for turn in turns])
+    accepted = sum_or_none([turn.accepted for turn in turns])
     return {
         "tokens": sum(len(turn.tokens) for turn in turns),
         "first_turn_tokens": len(turns[0].tokens),
@@ -273,10 +273,10 @@ def _record(
         "drafted": drafted,
         "accepted": accepted,
         "lossless": _same_text(turns, plain) if temperature == 0 else None,
-        "phases": {phase: _sum([turn.phases[phase] for turn in turns]) for phase in PHASES},
+        "phases": {phase: sum_or_none([turn.phases[phase] for turn in turns]) for phase in PHASES},
         # Of the turn that was disturbed most.
         "others": max((turn.others for turn in turns if turn.others is not None), default=None),
-        "cycle_overhead": _sum([turn.cycle_overhead for turn in turns]),
+        "cycle_overhead": sum_or_none([turn.cycle_overhead for turn in turns]),
         "cycles": turns[0].cycles if method in (*ADAPTIVE_WINDOWS, PICTURE_WINDOW) else [],
         **{
             name: merge_all(part.to_dict() for part in parts).to_dict() if parts else None
@@ -296,7 +296,3 @@ def _same_text(turns: Sequence[Generation], plain: Sequence[Generation]) -> bool
 def cost_fields(cost_model: CostModel) -> dict[str, Any]:
     # Without its key, which describes machine and files.
     return {name: value for name, value in cost_model.to_dict().items() if name != "key"}
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    return None if any(value is None for value in values) else sum(values)

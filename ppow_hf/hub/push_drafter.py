@@ -19,7 +19,7 @@ from .card_facts import public_record, read_provenance
 from .card_measured import read_drafter_config
 from .push import check_repo_id, push_folder, resolve_token
 from .push_errors import HubPushError
-from .push_files import MODEL_FOLDERS, check_model_files, check_no_secrets, git_blob_id, select_files
+from .push_files import MODEL_FOLDERS, check_model_files, check_no_secrets, git_blob_id, link_or_copy, select_files
 from .push_session import PushResult
 from .remote_code import write_remote_code
 
@@ -105,8 +105,7 @@ def push_saved(
         for path, local in selected.files.items():
             if path == "README.md" and card == "always":
                 continue
-            (stage / path).parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(local, stage / path)
+            link_or_copy(local, stage / path)
         _take_record(Path(folder), stage)
         card_wanted = card != "never" and not (stage / "README.md").exists()
         complete_folder(stage, repo_id, card=card_wanted, shown=Path(folder), require_results=require_results)
@@ -277,14 +276,3 @@ def _take_record(origin: Path, folder: Path) -> None:
 
 def _weights(folder: Path) -> dict[str, str]:
     return {path.name: git_blob_id(path.read_bytes()) for path in sorted(folder.glob("model*.safetensors"))}
-
-
-def _link_or_copy(source: Path, destination: Path) -> None:
-    """Weights are only read: a link spares the copy where links are allowed."""
-    if source.suffix == ".safetensors":
-        try:
-            os.symlink(source.resolve(), destination)
-            return
-        except OSError:
-            pass
-    shutil.copyfile(source, destination)

@@ -5,6 +5,7 @@
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -314,3 +315,22 @@ def upload_mode(local: Path, size: int) -> str:
         return "lfs"
     with open(local, "rb") as file:
         return "lfs" if b"\0" in file.read(512) else "regular"
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """
+    Puts a file beside others that are to be pushed. Weights are only read: a link spares the copy where links are
+    allowed.
+
+    Args:
+        source (`Path`): The file.
+        destination (`Path`): Where to; its folder is made if there is none.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".safetensors":
+        try:
+            os.symlink(source.resolve(), destination)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, destination)

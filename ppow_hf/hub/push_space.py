@@ -4,13 +4,12 @@
 
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from .push import push_folder, resolve_token
-from .push_files import WEIGHT_FILES, check_no_secrets, check_space_files, select_files
+from .push_files import WEIGHT_FILES, check_no_secrets, check_space_files, link_or_copy, select_files
 from .push_session import PushResult
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -73,19 +72,19 @@ def complete_space(folder: str | os.PathLike, output: str | os.PathLike) -> list
     folder, output = Path(folder), Path(output)
     files = select_files(folder, space=True).files
     for path, local in files.items():
-        _copy(local, output / path)
+        link_or_copy(local, output / path)
     if not _needs_library(files):
         return []
     added = []
     if not (output / PACKAGE.name).exists():
         for path, local in select_files(PACKAGE, space=True).files.items():
-            _copy(local, output / PACKAGE.name / path)
+            link_or_copy(local, output / PACKAGE.name / path)
         added.append(f"{PACKAGE.name}/")
     if not (output / DRAFTERS).exists():
         for drafter in _drafters_of_checkout(folder):
             for path, local in select_files(drafter).files.items():
                 if path in DRAFTER_FILES or any(Path(path).match(pattern) for pattern in WEIGHT_FILES):
-                    _copy(local, output / DRAFTERS / drafter.name / path)
+                    link_or_copy(local, output / DRAFTERS / drafter.name / path)
             added.append(f"{DRAFTERS}/{drafter.name}/")
     return added
 
@@ -109,14 +108,3 @@ def _drafters_of_checkout(folder: Path) -> list[Path]:
         for path in sorted(cards.iterdir())
         if (path / "config.json").is_file() and any(path.glob(WEIGHT_FILES[0]))
     ]
-
-
-def _copy(source: Path, destination: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    if source.suffix == ".safetensors":
-        try:
-            os.symlink(source.resolve(), destination)  # Only read: a link spares the copy where links are allowed.
-            return
-        except OSError:
-            pass
-    shutil.copyfile(source, destination)
