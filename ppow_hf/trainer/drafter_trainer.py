@@ -208,7 +208,7 @@ class DrafterTrainer(Trainer):
                 figures["speedup_predicted"] = costs.speedup(figures[TAU], figures["mean_window"])
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
             if self.is_in_train and metric_key_prefix == "eval":
-                self._compare_with_initial(figures)
+                self._compare_with_initial(figures, output.metrics)
         return output
 
     def _whole_drafter(self) -> DrafterModel:
@@ -235,13 +235,18 @@ class DrafterTrainer(Trainer):
     def _initial(self) -> InitialDrafter:
         return InitialDrafter(self.initial_folder)
 
+    @property
+    def _metric_for_best(self) -> str:
+        """What the best drafter is chosen by, without the `eval_` that `Trainer` takes it with or without."""
+        return (self.args.metric_for_best_model or "").removeprefix("eval_")
+
     def initial_figures(self) -> dict[str, float] | None:
         """The held-out figures of the drafter that training began with, if they were measured (`eval_on_start`)."""
         return self._initial.figures()
 
-    def _compare_with_initial(self, figures: dict[str, float]) -> None:
+    def _compare_with_initial(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
         if self.state.global_step == 0:
-            self._keep_initial(figures)
+            self._keep_initial(figures, metrics)
             return
         initial = self.initial_figures()
         if initial is not None and figures[TAU] < initial[TAU]:
@@ -251,13 +256,14 @@ class DrafterTrainer(Trainer):
                 "anchor to the target, or stopping (`early_stopping_patience`) may be what it needs."
             )
 
-    def _keep_initial(self, figures: dict[str, float]) -> None:
+    def _keep_initial(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
         self.save_model(str(self.initial_folder), _internal_call=True)
         if self.args.should_save:
             self._initial.write_figures(figures)
         self.accelerator.wait_for_everyone()
-        if self.args.metric_for_best_model in (TAU, f"eval_{TAU}"):
-            self.state.best_metric, self.state.best_global_step = figures[TAU], 0
+        name = self._metric_for_best
+        if f"eval_{name}" in metrics:
+            self.state.best_metric, self.state.best_global_step = metrics[f"eval_{name}"], 0
 
     def train(self, *args, **kwargs):
         drafter = self.accelerator.unwrap_model(self.model)
@@ -277,18 +283,18 @@ class DrafterTrainer(Trainer):
 
     def _return_to_initial(self) -> None:
         """Makes the drafter that training began with its result, too."""
+        found = (
+            "No checkpoint was better on held-out prompts than the drafter this training began with "
+            f"({self._metric_for_best.replace('_', ' ')} {self.state.best_metric:.3f})"
+        )
         is_kept = torch.tensor(float(self._initial.is_kept), device=self.accelerator.device)
         if not self.accelerator.reduce(is_kept, reduction="sum"):
             logger.warning(
-                "No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
-                f"length {self.state.best_metric:.3f}), but that one is not in `{self.initial_folder}`: the last "
-                "weights stay. Resume in the `output_dir` that training began in, or copy the folder from there."
+                f"{found}, but that one is not in `{self.initial_folder}`: the last weights stay. Resume in the "
+                "`output_dir` that training began in, or copy the folder from there."
             )
             return
-        logger.warning(
-            "No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
-            f"length {self.state.best_metric:.3f}): it is kept."
-        )
+        logger.warning(f"{found}: it is kept.")
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             self._initial_stands_in = True
             logger.warning(
