@@ -21,13 +21,13 @@ from ..attention_kernels import attention_of_any_shape
 from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
-from .decoding_evaluation import decode_held_out
+from .decoding_evaluation import check_prompts, decode_held_out
 from .drafter_training_config import DrafterTrainingConfig
 from .early_stopping import EarlyStopping
 from .initial_drafter import InitialDrafter
 from .keeping_collator import KeepingCollator
 from .sharding import WholeDrafter
-from .start_checks import check_columns, check_models, on_one_device, warn_of_what_goes_unnoticed
+from .start_checks import check_columns, check_models, columns_of, on_one_device, warn_of_what_goes_unnoticed
 from .time_budget import TimeBudget, schedule_over_budget
 from .tokenizer_check import check_tokenizer
 from .training_cost import TrainingCost
@@ -85,6 +85,8 @@ class DrafterTrainer(Trainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if dataset is not None:
                 check_columns(dataset, name)
+        if eval_dataset is not None and args.eval_decode_prompts:
+            check_prompts(eval_dataset, args.eval_decode_prompts, target_model, model)
         args = on_one_device(args)
         callbacks = [*(callbacks or []), TrainingCost()]
         if args.early_stopping_patience:
@@ -126,7 +128,7 @@ class DrafterTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = list(self.train_dataset.column_names) if self.train_dataset is not None else []
+            self._signature_columns = columns_of(self.train_dataset) if self.train_dataset is not None else []
 
     @property
     def time_budget(self) -> TimeBudget | None:

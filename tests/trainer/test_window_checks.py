@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, BloomConfig
 
 from ppow_hf import CausalLMDrafter
-from ppow_hf.trainer.window_checks import positions_of
+from ppow_hf.trainer.positions import positions_of
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
 from tests.trainer.ppow_common import QUIET, make_experience, ppow_trainer
