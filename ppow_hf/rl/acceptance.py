@@ -101,14 +101,15 @@ def committed_tokens(
     Args:
         tokens (`torch.LongTensor` of shape `(num_windows, window_size)`): Draft tokens, as target ids.
         survived (`torch.Tensor` of shape `(num_windows, window_size)`):
-            Whether each token is accepted with all before it, or how likely.
+            Whether each token is accepted with all before it, or how likely; 0 behind the end of a window.
         eos_token_ids (`Collection[int]`, *optional*): Tokens that end the text. Only the last drafted one can be one.
-        mask (`torch.BoolTensor` of shape `(num_windows, window_size)`, *optional*): Drafted positions, one at least.
+        mask (`torch.BoolTensor` of shape `(num_windows, window_size)`, *optional*): Drafted positions.
 
     Returns:
         `torch.Tensor` of shape `(num_windows,)`: Whole numbers (int64) where `survived` is bool, else of its dtype.
     """
-    last = window_mask(mask, tokens.shape, tokens.device).sum(-1, keepdim=True) - 1
+    # A window without a token has no end: nothing of it survives, and the first place is as good as any.
+    last = (window_mask(mask, tokens.shape, tokens.device).sum(-1, keepdim=True) - 1).clamp_min(0)
     ends = torch.tensor(sorted(eos_token_ids), dtype=tokens.dtype, device=tokens.device)
     ended = survived.gather(-1, last) * torch.isin(tokens.gather(-1, last), ends)
     accepted = survived.sum(-1)

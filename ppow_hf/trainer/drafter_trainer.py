@@ -51,7 +51,10 @@ class DrafterTrainer(Trainer):
         target_model ([`~transformers.PreTrainedModel`]): The frozen target.
         args ([`DrafterTrainingConfig`]): Configuration. One process trains on one device: several GPUs take
             `accelerate launch`.
-        train_dataset, eval_dataset ([`~datasets.Dataset`], *optional*): Rows with `input_ids` and `loss_mask`.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*): Rows with `input_ids` and
+            `loss_mask`, of the same length in every row.
+        eval_dataset ([`~datasets.Dataset`], *optional*): The same of held-out rows; not streamed, unless
+            `eval_decode_prompts` is 0.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's tokenizer.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].

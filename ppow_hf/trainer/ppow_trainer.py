@@ -86,6 +86,7 @@ class PPOWTrainer(DrafterTrainer):
         target_model ([`~transformers.PreTrainedModel`]): The frozen target.
         args ([`PPOWConfig`], *optional*): Configuration.
         train_dataset ([`~datasets.Dataset`]): Rows with `input_ids` and `loss_mask` (1 on the target's own tokens).
+            One that is streamed takes `num_iterations=1`.
         eval_dataset ([`~datasets.Dataset`], *optional*): Held-out rows. Their prompts are decoded for real, which
             gives `eval_acceptance_length` (tau, bonus token included) and, where costs on this machine are known
             (given, measured or stored), `eval_speedup_predicted`.
