@@ -18,6 +18,7 @@ import torch
 from .rewards import as_list, is_number
 
 __all__ = [
+    "check_reward_funcs",
     "combine_all_rewards",
     "combine_rewards",
     "combine_token_rewards",
