@@ -4,6 +4,7 @@
 
 from .acceptance import (
     acceptance_probabilities,
+    committed_tokens,
     distribution_expected_accepted,
     expected_accepted,
     greedy_accepted,
@@ -49,6 +50,7 @@ __all__ = [
     "combine_all_rewards",
     "combine_rewards",
     "combine_token_rewards",
+    "committed_tokens",
     "criticality",
     "distribution_expected_accepted",
     "eligible_starts",

@@ -19,10 +19,13 @@ after the first `False` of a row is outside the window, whatever it holds.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 __all__ = [
     "acceptance_probabilities",
+    "committed_tokens",
     "distribution_expected_accepted",
     "expected_accepted",
     "greedy_accepted",
@@ -83,6 +86,34 @@ def greedy_accepted(
     _check_same_shape("tokens", tokens, "target_argmax", target_argmax, dims=2)
     matches = (tokens == target_argmax) & window_mask(mask, tokens.shape, tokens.device)
     return matches.long().cumprod(-1).sum(-1)
+
+
+def committed_tokens(
+    tokens: torch.LongTensor,
+    survived: torch.Tensor,
+    eos_token_ids: Collection[int] = (),
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Tokens that verifying a window adds to the text: the accepted ones and one of the target's own, which is missing
+    where the text ends on an accepted draft token (as [`GenerationTrace`] counts).
+
+    Args:
+        tokens (`torch.LongTensor` of shape `(num_windows, window_size)`): Draft tokens, as target ids.
+        survived (`torch.Tensor` of shape `(num_windows, window_size)`):
+            Whether each token is accepted with all before it, or how likely; 0 behind the end of a window.
+        eos_token_ids (`Collection[int]`, *optional*): Tokens that end the text. Only the last drafted one can be one.
+        mask (`torch.BoolTensor` of shape `(num_windows, window_size)`, *optional*): Drafted positions.
+
+    Returns:
+        `torch.Tensor` of shape `(num_windows,)`: Whole numbers (int64) where `survived` is bool, else of its dtype.
+    """
+    # A window without a token has no end: nothing of it survives, and the first place is as good as any.
+    last = (window_mask(mask, tokens.shape, tokens.device).sum(-1, keepdim=True) - 1).clamp_min(0)
+    ends = torch.tensor(sorted(eos_token_ids), dtype=tokens.dtype, device=tokens.device)
+    ended = survived.gather(-1, last) * torch.isin(tokens.gather(-1, last), ends)
+    accepted = survived.sum(-1)
+    return accepted + 1 - ended.squeeze(-1).to(accepted.dtype)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import torch
 from .rewards import as_list, is_number
 
 __all__ = [
+    "check_reward_funcs",
     "combine_all_rewards",
     "combine_rewards",
     "combine_token_rewards",
@@ -90,7 +91,7 @@ def combine_rewards(
         ValueError: If the weights do not fit, or a function returns the wrong number of rewards, NaN, infinity or
             something that is not a number; the function is named.
     """
-    reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    reward_funcs, weights = check_reward_funcs(reward_funcs, reward_weights)
     return _total(reward_funcs, weights, _call_all(reward_funcs, kwargs), kwargs)
 
 
@@ -113,7 +114,7 @@ def combine_token_rewards(
     Raises:
         ValueError: As [`combine_rewards`], and if a window is longer than `width`.
     """
-    reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    reward_funcs, weights = check_reward_funcs(reward_funcs, reward_weights)
     chosen = [_is_token_level(reward_func) for reward_func in reward_funcs]
     reward_funcs = [reward_func for reward_func, take in zip(reward_funcs, chosen, strict=True) if take]
     return _token_total(reward_funcs, weights[chosen], width, _call_all(reward_funcs, kwargs), kwargs)
@@ -136,7 +137,7 @@ def combine_all_rewards(
     Raises:
         ValueError: As [`combine_token_rewards`].
     """
-    reward_funcs, weights = _check_funcs(reward_funcs, reward_weights)
+    reward_funcs, weights = check_reward_funcs(reward_funcs, reward_weights)
     values = _call_all(reward_funcs, kwargs)
     return (
         *_total(reward_funcs, weights, values, kwargs),
@@ -185,15 +186,29 @@ def _is_token_level(reward_func: Callable) -> bool:
     return bool(getattr(unwrap_partial(reward_func)[0], "token_level", False))
 
 
-def _check_funcs(
-    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None
+def check_reward_funcs(
+    reward_funcs: Sequence[Callable], reward_weights: Sequence[float] | None = None
 ) -> tuple[list[Callable], torch.Tensor]:
+    """
+    Args:
+        reward_funcs (`list[Callable]`): Reward functions.
+        reward_weights (`list[float]`, *optional*): One weight for each; all 1 by default.
+
+    Returns:
+        `tuple`: The functions as a list, and their weights, float32, of shape `(num_reward_funcs,)`.
+
+    Raises:
+        ValueError: If there is no function, something is none, or the weights do not fit.
+    """
     reward_funcs = list(reward_funcs)
     if not reward_funcs:
         raise ValueError("`reward_funcs` is empty: give at least one reward function.")
     for reward_func in reward_funcs:
         if not callable(reward_func):
-            raise ValueError(f"`reward_funcs` must hold functions, got {reward_func!r}.")
+            raise ValueError(
+                f"`reward_funcs` must hold functions, got {reward_func!r}. A reward model is not loaded by its name: "
+                "call it in a function of your own that returns one number per window."
+            )
     weights = [1.0] * len(reward_funcs) if reward_weights is None else list(reward_weights)
     if len(weights) != len(reward_funcs):
         raise ValueError(

@@ -12,6 +12,7 @@ with one entry per window in lists:
 |---|---|---|
 | `completion_ids` | `list[list[int]]` | draft tokens of the window, as target ids |
 | `accepted` | `list[int]` or `list[float]` | accepted length `k`; fractional if it is an expectation |
+| `committed` | `list[int]` or `list[float]` | `k + 1`, or `k` where the text ends on an accepted draft token |
 | `first_rejected` | `list[bool]` | whether the greedy or sampled `k` is 0 |
 | `target_gap` | `list[float]` | `Delta` of [`window_target_gap`], in nats |
 | `target_argmax` | `list[list[int]]` | the target's most probable token at every position of the window |
@@ -139,16 +140,20 @@ def speedup_reward(*, accepted: Sequence[float] | None = None, cost_ratio: float
 def measured_speedup_reward(
     *,
     accepted: Sequence[float] | None = None,
+    committed: Sequence[float] | None = None,
     window_size: int | Sequence[int] | None = None,
     cost_model: CostModel | None = None,
     **kwargs,
 ) -> list:
     """
     Committed tokens over the measured cost of the cycle, `(k + 1) / (gamma * K + v(K) + o)`: ours. The target's own
-    token counts, and the whole drafted window is charged with its drafting, its verification and our overhead.
+    token counts, and the whole drafted window is charged with its drafting, its verification and our overhead. Where
+    the text ends on an accepted draft token the target adds none, and `k` tokens are committed.
 
     Args:
         accepted (`list[float]`): `k` of every window.
+        committed (`list[float]`, *optional*): Tokens that the cycle adds to the text; `k + 1` by default, as if no
+            window came to the end of the text.
         window_size (`int` or `list[int]`): `K`, drafted tokens of all windows or of each.
         cost_model ([`CostModel`]): Costs in plain target steps.
 
@@ -172,7 +177,9 @@ def measured_speedup_reward(
                 f"`window_size` of measured_speedup_reward must be at least 1 and at least `accepted`, got {size} "
                 f"with {k} accepted tokens."
             )
-    return [cost_model.speedup(k + 1.0, size) for k, size in zip(accepted, sizes, strict=True)]
+    added = [k + 1.0 for k in accepted] if committed is None else committed
+    added = _numbers("measured_speedup_reward", "committed", added, len(accepted))
+    return [cost_model.speedup(tokens, size) for tokens, size in zip(added, sizes, strict=True)]
 
 
 class ProximityReward:
@@ -186,7 +193,9 @@ class ProximityReward:
             policy is to be refused.
         epsilon (`float` or `"median"`, *optional*, defaults to 2.0):
             Largest gap in nats, exclusive (value ours). A gap is a sum over the window and grows with its size;
-            `"median"` (ours) pays the nearer half of those that are refused together, in one call, whatever the size.
+            `"median"` (ours) pays the nearer half of those that are refused together, in one call, whatever the size;
+            those at the least gap where half of them or more are. Of equal gaps none is nearer: then nobody is paid,
+            nor is one refused window alone.
 
     Raises:
         ValueError: If `eta` is negative or `epsilon` is neither above 0 nor `"median"`.
@@ -246,11 +255,19 @@ class ProximityReward:
                 raise ValueError(f"`target_gap` of {name} must be a number where k = 0, got {gap!r}.")
         epsilon = self.epsilon
         if epsilon == MEDIAN:
-            epsilon = statistics.median(refused) if refused else 0.0
+            epsilon = _median_threshold(refused)
         return [
             (self.eta if gap < epsilon else 0.0) if rejected else None
             for gap, rejected in zip(gaps, first_rejected, strict=True)
         ]
+
+
+def _median_threshold(gaps: list[float]) -> float:
+    """What the nearer half of the gaps is below; `-inf` where none is nearer than another."""
+    if not gaps or min(gaps) == max(gaps):
+        return -math.inf
+    # Where the median is the least gap, nothing would be below it: the next larger one parts those at it from others.
+    return max(statistics.median(gaps), min(gap for gap in gaps if gap > min(gaps)))
 
 
 proximity_reward = ProximityReward()

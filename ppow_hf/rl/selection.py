@@ -38,19 +38,19 @@ class SelectedWindows:
         """Number of chosen windows in the batch."""
         return int(self.mask.sum())
 
-    def mean_values(self, values: torch.Tensor) -> tuple[float | None, float | None]:
+    def sums_of(self, values: torch.Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
         """
-        Mean of a per-start quantity over the chosen and over all eligible windows, for the log.
+        Sum and number of a per-start quantity over the chosen and over all eligible windows, for the log.
 
         Args:
             values (`torch.Tensor` of shape `(batch, length)`): One value per start.
 
         Returns:
-            `(chosen, eligible)`: Two means, `None` where there is nothing to average.
+            `(chosen, eligible)`: Sum and count of each; both 0 where there is nothing to add up.
         """
         chosen = values.gather(1, self.starts.clamp_min(0))[self.mask]
         every = values[self.eligible]
-        return tuple(part.double().mean().item() if part.numel() else None for part in (chosen, every))
+        return tuple((part.double().sum().item(), float(part.numel())) for part in (chosen, every))
 
 
 def eligible_starts(loss_mask: torch.Tensor, window_size: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ from ppow_hf.data import (
     special_token_ids,
 )
 from ppow_hf.hub.card_facts import read_provenance
-from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training
+from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training, warn_of_other_held_out_rows
 from ppow_hf.targets import DEFAULT_TARGET
 
 
@@ -106,6 +106,7 @@ def build_trainer(
     }
     if script_args.drafter is not None:
         facts["continued_from"] = read_provenance(script_args.drafter)
+        warn_of_other_held_out_rows(facts["continued_from"], held_out, provenance)
     return trainer, facts
 
 

@@ -20,7 +20,7 @@ from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
 from ppow_hf.hub.card_facts import read_provenance
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward, token_agreement_reward
-from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training
+from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training, warn_of_other_held_out_rows
 from ppow_hf.targets import DEFAULT_TARGET
 
 REWARDS = ("speedup", "measured_speedup", "proximity", "token_agreement")
@@ -69,6 +69,8 @@ def main(script_args: PPOWScriptArguments, training_args: PPOWConfig) -> None:
     responses, provenance = load_all_responses(script_args.responses)
     train_dataset, eval_dataset, held_out = hold_out(responses, script_args.holdout, training_args)
     start = script_args.drafter or str(reference_drafter_path())
+    record = read_provenance(start)
+    warn_of_other_held_out_rows(record, held_out, provenance)
     trainer = PPOWTrainer(
         model=AutoDrafter.from_pretrained(start, dtype=torch.float32),
         target_model=target,
@@ -83,7 +85,7 @@ def main(script_args: PPOWScriptArguments, training_args: PPOWConfig) -> None:
         "arguments": asdict(script_args),
         "responses": provenance,
         "held_out": held_out,
-        "started_from": read_provenance(start),
+        "started_from": record,
     }
     run_training(trainer, training_args, facts)
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from ppow_hf.data import load_responses, split_holdout
 from ppow_hf.data.files import PROVENANCE_FILE
 from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume
 from ppow_hf.trainer import DrafterTrainer
+
+logger = logging.get_logger(__name__)
 
 
 def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
@@ -27,8 +30,9 @@ def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
 
 def held_out_seed(training_args: TrainingArguments) -> int:
     """
-    What chooses the held-out prompts: `data_seed`, and never `seed`. Runs of other seeds and stages then hold out the
-    same, so that they can be compared, and no stage trains on what another is judged by.
+    What chooses the held-out prompts: `data_seed`, and never `seed`. Runs of other seeds and stages on the same
+    responses, with the same `holdout`, then hold out the same: they can be compared, and no stage trains on what
+    another is judged by. Of other responses, or another number of them, other prompts are held out.
     """
     return training_args.data_seed or 0
 
@@ -64,6 +68,47 @@ def recorded_held_out_seed(record: dict[str, Any]) -> int:
         return record["held_out"]["seed"]
     seed = (record.get("training") or {}).get("seed" if record.get("stage") == "supervised" else "data_seed")
     return seed if isinstance(seed, int) else 0
+
+
+def warn_of_other_held_out_rows(
+    record: dict[str, Any] | None, held_out: dict[str, int], responses: list[dict | None]
+) -> None:
+    """
+    Warns where a drafter that training goes on with may have been trained on what is now held out.
+
+    Args:
+        record (`dict`, *optional*): What is recorded of its training, see
+            [`~ppow_hf.hub.card_facts.read_provenance`]; the trainings before that are in it.
+        held_out (`dict`): From [`hold_out`].
+        responses (`list[dict | None]`): Provenance of the responses, from [`load_all_responses`].
+    """
+    while record:
+        differences = []
+        trained = {"seed": recorded_held_out_seed(record)} if "training" in record else {}
+        before = record.get("held_out", trained)
+        if any(held_out.get(name) != value for name, value in before.items()):
+            differences.append(f"held out {_said(before)}, and now it is {_said(held_out)}")
+        if "responses" in record and _sorted(record["responses"]) != _sorted(responses):
+            differences.append("took other responses, of which other prompts are held out")
+        if differences:
+            logger.warning(
+                f"The drafter's {record.get('stage', 'earlier')} training {'; it '.join(differences)}. It may have "
+                "been trained on prompts that are now held out, and its held-out figures are then too good. Use the "
+                "same `responses`, `holdout` and `data_seed`, or judge the drafter by prompts that no stage has seen."
+            )
+            return
+        record = record.get("started_from") or record.get("continued_from")
+
+
+def _said(held_out: dict[str, int]) -> str:
+    return f"{held_out.get('rows', 'some')} rows by `data_seed` {held_out['seed']}"
+
+
+def _sorted(responses: list[dict | None] | None) -> list[str]:
+    """The provenance of responses in an order that does not depend on how their folders were named."""
+    # A licence is added by whoever shares the drafter.
+    entries = [{k: v for k, v in (entry or {}).items() if k != "license"} for entry in responses or []]
+    return sorted(json.dumps(entry, sort_keys=True) for entry in entries)
 
 
 def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, facts: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -15,6 +15,7 @@ from ..drafters import DrafterModel
 from .drafter_sft_config import DrafterSFTConfig
 from .drafter_trainer import DrafterTrainer
 from .feature_cache import FeatureCache
+from .positions import learned_positions
 from .precision_check import warn_of_emulated_bfloat16
 from .step_scoring import StepScoring
 from .target_pass import TargetPass
@@ -71,7 +72,12 @@ class DrafterSFTTrainer(DrafterTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         args = args if args is not None else DrafterSFTConfig("drafter-sft")
-        number_rows = args.feature_cache_dir is not None and train_dataset is not None
+        if args.feature_cache_dir is not None and isinstance(train_dataset, IterableDataset):
+            raise ValueError(
+                "`feature_cache_dir` keeps the states of every row of `train_dataset`, which is streamed: its rows "
+                "have no number. Give a `Dataset`, or train without `feature_cache_dir`."
+            )
+        number_rows = args.feature_cache_dir is not None and isinstance(train_dataset, Dataset)
         fingerprint = train_dataset._fingerprint if number_rows else None
         if number_rows:
             train_dataset = train_dataset.add_column(_ROW_ID, range(len(train_dataset)))
@@ -87,7 +93,9 @@ class DrafterSFTTrainer(DrafterTrainer):
             kept_columns=(_ROW_ID,),
         )
         warn_of_emulated_bfloat16(self.accelerator)
-        check_texts(self, self.target_model)
+        counts = {"target": learned_positions(self.target_model), "drafter": learned_positions(model)}
+        positions = {name: count for name, count in counts.items() if count is not None}
+        check_texts(self, self.target_model, positions, positions)
         self.ttt_steps = min(args.ttt_steps, model.max_ttt_steps)
         cache = None
         if number_rows:

@@ -21,13 +21,13 @@ from ..attention_kernels import attention_of_any_shape
 from ..data import DrafterDataCollator
 from ..drafters import DrafterModel
 from ..generation import CostModel
-from .decoding_evaluation import decode_held_out
+from .decoding_evaluation import check_prompts, decode_held_out
 from .drafter_training_config import DrafterTrainingConfig
 from .early_stopping import EarlyStopping
 from .initial_drafter import InitialDrafter
 from .keeping_collator import KeepingCollator
 from .sharding import WholeDrafter
-from .start_checks import check_columns, check_models, on_one_device, warn_of_what_goes_unnoticed
+from .start_checks import check_columns, check_models, columns_of, on_one_device, warn_of_what_goes_unnoticed
 from .time_budget import TimeBudget, schedule_over_budget
 from .tokenizer_check import check_tokenizer
 from .training_cost import TrainingCost
@@ -51,7 +51,10 @@ class DrafterTrainer(Trainer):
         target_model ([`~transformers.PreTrainedModel`]): The frozen target.
         args ([`DrafterTrainingConfig`]): Configuration. One process trains on one device: several GPUs take
             `accelerate launch`.
-        train_dataset, eval_dataset ([`~datasets.Dataset`], *optional*): Rows with `input_ids` and `loss_mask`.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*): Rows with `input_ids` and
+            `loss_mask`, of the same length in every row.
+        eval_dataset ([`~datasets.Dataset`], *optional*): The same of held-out rows; not streamed, unless
+            `eval_decode_prompts` is 0.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's tokenizer.
         callbacks (`list[TrainerCallback]`, *optional*): Further callbacks.
         optimizers (`tuple`, *optional*): Optimizer and scheduler, as for [`~transformers.Trainer`].
@@ -85,6 +88,8 @@ class DrafterTrainer(Trainer):
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if dataset is not None:
                 check_columns(dataset, name)
+        if eval_dataset is not None and args.eval_decode_prompts:
+            check_prompts(eval_dataset, args.eval_decode_prompts, target_model, model)
         args = on_one_device(args)
         callbacks = [*(callbacks or []), TrainingCost()]
         if args.early_stopping_patience:
@@ -126,7 +131,7 @@ class DrafterTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = list(self.train_dataset.column_names) if self.train_dataset is not None else []
+            self._signature_columns = columns_of(self.train_dataset) if self.train_dataset is not None else []
 
     @property
     def time_budget(self) -> TimeBudget | None:
@@ -208,7 +213,7 @@ class DrafterTrainer(Trainer):
                 figures["speedup_predicted"] = costs.speedup(figures[TAU], figures["mean_window"])
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
             if self.is_in_train and metric_key_prefix == "eval":
-                self._compare_with_initial(figures)
+                self._compare_with_initial(figures, output.metrics)
         return output
 
     def _whole_drafter(self) -> DrafterModel:
@@ -235,13 +240,18 @@ class DrafterTrainer(Trainer):
     def _initial(self) -> InitialDrafter:
         return InitialDrafter(self.initial_folder)
 
+    @property
+    def _metric_for_best(self) -> str:
+        """What the best drafter is chosen by, without the `eval_` that `Trainer` takes it with or without."""
+        return (self.args.metric_for_best_model or "").removeprefix("eval_")
+
     def initial_figures(self) -> dict[str, float] | None:
         """The held-out figures of the drafter that training began with, if they were measured (`eval_on_start`)."""
         return self._initial.figures()
 
-    def _compare_with_initial(self, figures: dict[str, float]) -> None:
+    def _compare_with_initial(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
         if self.state.global_step == 0:
-            self._keep_initial(figures)
+            self._keep_initial(figures, metrics)
             return
         initial = self.initial_figures()
         if initial is not None and figures[TAU] < initial[TAU]:
@@ -251,13 +261,14 @@ class DrafterTrainer(Trainer):
                 "anchor to the target, or stopping (`early_stopping_patience`) may be what it needs."
             )
 
-    def _keep_initial(self, figures: dict[str, float]) -> None:
+    def _keep_initial(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
         self.save_model(str(self.initial_folder), _internal_call=True)
         if self.args.should_save:
             self._initial.write_figures(figures)
         self.accelerator.wait_for_everyone()
-        if self.args.metric_for_best_model in (TAU, f"eval_{TAU}"):
-            self.state.best_metric, self.state.best_global_step = figures[TAU], 0
+        name = self._metric_for_best
+        if f"eval_{name}" in metrics:
+            self.state.best_metric, self.state.best_global_step = metrics[f"eval_{name}"], 0
 
     def train(self, *args, **kwargs):
         drafter = self.accelerator.unwrap_model(self.model)
@@ -277,18 +288,18 @@ class DrafterTrainer(Trainer):
 
     def _return_to_initial(self) -> None:
         """Makes the drafter that training began with its result, too."""
+        found = (
+            "No checkpoint was better on held-out prompts than the drafter this training began with "
+            f"({self._metric_for_best.replace('_', ' ')} {self.state.best_metric:.3f})"
+        )
         is_kept = torch.tensor(float(self._initial.is_kept), device=self.accelerator.device)
         if not self.accelerator.reduce(is_kept, reduction="sum"):
             logger.warning(
-                "No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
-                f"length {self.state.best_metric:.3f}), but that one is not in `{self.initial_folder}`: the last "
-                "weights stay. Resume in the `output_dir` that training began in, or copy the folder from there."
+                f"{found}, but that one is not in `{self.initial_folder}`: the last weights stay. Resume in the "
+                "`output_dir` that training began in, or copy the folder from there."
             )
             return
-        logger.warning(
-            "No checkpoint was better on held-out prompts than the drafter this training began with (acceptance "
-            f"length {self.state.best_metric:.3f}): it is kept."
-        )
+        logger.warning(f"{found}: it is kept.")
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             self._initial_stands_in = True
             logger.warning(

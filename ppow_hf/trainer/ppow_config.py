@@ -79,7 +79,8 @@ class PPOWConfig(DrafterTrainingConfig):
             one `window_size`: of windows of 10 hardly any comes within 2 nats
             (`trainers/recipes/smollm2/proximity_gap.py`). With the median what a window earns depends on the
             micro-batch it is in: another `per_device_train_batch_size`, more accumulation or other processes make it
-            another reward, and of two refused windows alone in theirs one is paid whatever its gap.
+            another reward, and of two refused windows alone in theirs one is paid whatever its gap. One alone is not,
+            nor is any where all gaps are equal; where half of them or more are at the least gap, those are.
         reward_weights (`list[float]`, *optional*):
             One weight per reward function; all 1 by default.
         scale_rewards (`str`, *optional*, defaults to `"group"`):

@@ -11,22 +11,29 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, has_length
 from transformers.utils import logging
 
 from ..drafters import DrafterModel
 from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel
 from ..generation.tree_attention import evaluating
-from ..rl import ProximityReward, WindowSchedule, speedup_reward, target_kl
+from ..rl import WindowSchedule, target_kl
 from .decoding_costs import decoding_costs
 from .drafter_trainer import DrafterTrainer
 from .ppow_config import PPOWConfig
 from .ppow_sampler import IterationSampler
 from .precision_check import warn_of_emulated_bfloat16
-from .reward_checks import is_ours, needs_cost_model, warn_of_rewarded_refusals, warn_of_unread_settings
+from .reward_checks import (
+    is_ours,
+    needs_cost_model,
+    rewards_of_run,
+    warn_of_rewarded_refusals,
+    warn_of_unread_settings,
+)
 from .reward_inputs import RewardLog
 from .skipped_rows import SkippedRows
+from .start_checks import check_rows_repeat
 from .step_clock import StepClock
 from .window_checks import check_windows
 from .window_experience import Experience, ExperienceMaker
@@ -79,6 +86,7 @@ class PPOWTrainer(DrafterTrainer):
         target_model ([`~transformers.PreTrainedModel`]): The frozen target.
         args ([`PPOWConfig`], *optional*): Configuration.
         train_dataset ([`~datasets.Dataset`]): Rows with `input_ids` and `loss_mask` (1 on the target's own tokens).
+            One that is streamed takes `num_iterations=1`.
         eval_dataset ([`~datasets.Dataset`], *optional*): Held-out rows. Their prompts are decoded for real, which
             gives `eval_acceptance_length` (tau, bonus token included) and, where costs on this machine are known
             (given, measured or stored), `eval_speedup_predicted`.
@@ -113,6 +121,9 @@ class PPOWTrainer(DrafterTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         args = args if args is not None else PPOWConfig("ppow-drafter")
+        kept_columns = None if reward_funcs is not None else ()
+        self.reward_funcs = rewards_of_run(reward_funcs, args)
+        check_rows_repeat(train_dataset, args.num_iterations)
         if args.eval_on_start and eval_dataset is None:
             # A copy: the caller's configuration stays as it was given.
             args = copy.copy(args)
@@ -127,20 +138,10 @@ class PPOWTrainer(DrafterTrainer):
             processing_class,
             [*(callbacks or []), self._clock, SkippedRows()],
             optimizers,
-            kept_columns=None if reward_funcs is not None else (),
+            kept_columns=kept_columns,
         )
         warn_of_emulated_bfloat16(self.accelerator)
         check_windows(self, self.target_model, model)
-        if reward_funcs is None:
-            reward_funcs = [speedup_reward]
-            if args.proximity_eta:
-                reward_funcs.append(ProximityReward(args.proximity_eta, args.proximity_epsilon))
-        self.reward_funcs = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-        if args.reward_weights is not None and len(args.reward_weights) != len(self.reward_funcs):
-            raise ValueError(
-                f"`reward_weights` has {len(args.reward_weights)} entries for {len(self.reward_funcs)} reward "
-                "functions; give one each."
-            )
         warn_of_unread_settings(self.reward_funcs, args)
         self._find_costs(model, cost_model)
         warn_of_rewarded_refusals(
@@ -403,7 +404,8 @@ class PPOWTrainer(DrafterTrainer):
 
     def _held_out_loss(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs) -> EvalLoopOutput:
         # Held-out rows are decoded, not scored: a window loss on them would depend on what was rolled out.
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics={}, num_samples=len(dataloader.dataset))
+        rows = len(dataloader.dataset) if has_length(dataloader) else 0
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics={}, num_samples=rows)
 
     def _evaluation_costs(self) -> CostModel | None:
         # Without measured costs there is no prediction: `cost_ratio` alone would let verification be free.

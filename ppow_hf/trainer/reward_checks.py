@@ -1,6 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""What is asked about the rewards of a run, and said, before it begins."""
+"""The rewards of a run: which they are, what is asked about them, and said, before it begins."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..generation import CostModel
 from ..rl import ProximityReward, measured_speedup_reward, speedup_reward, unwrap_partial
+from ..rl.reward_combination import check_reward_funcs
 
 if TYPE_CHECKING:
     from .ppow_config import PPOWConfig
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _OURS = "ppow_hf.rl.rewards"
+
+
+def rewards_of_run(given: Callable | Sequence[Callable] | None, args: PPOWConfig) -> list[Callable]:
+    """
+    Args:
+        given (`Callable` or `list[Callable]`, *optional*): Reward functions.
+        args ([`PPOWConfig`]): Configuration.
+
+    Returns:
+        `list[Callable]`: What was given; by default the paper's speedup reward, and proximity reward unless its eta
+        is 0.
+
+    Raises:
+        ValueError: As [`~ppow_hf.rl.reward_combination.check_reward_funcs`].
+    """
+    if given is None:
+        given = [speedup_reward]
+        if args.proximity_eta:
+            given.append(ProximityReward(args.proximity_eta, args.proximity_epsilon))
+    return check_reward_funcs(given if isinstance(given, list | tuple) else [given], args.reward_weights)[0]
 
 
 def is_ours(reward_func: Callable) -> bool:

@@ -5,7 +5,7 @@
 import copy
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -65,16 +65,42 @@ def check_models(model: Any, target: PreTrainedModel) -> None:
     model.bind_target(target)
 
 
-def check_columns(dataset: Dataset, name: str) -> None:
+def check_rows_repeat(dataset: Dataset | IterableDataset | None, num_iterations: int) -> None:
+    """
+    Raises:
+        ValueError: If several optimiser steps are to be taken on the same rows, and `train_dataset` is streamed.
+    """
+    if isinstance(dataset, IterableDataset) and num_iterations > 1:
+        raise ValueError(
+            f"`train_dataset` is streamed, which cannot be combined with `num_iterations` ({num_iterations}): the "
+            "rows of a step come only once. Give a `Dataset`, whose rows can be repeated, or set `num_iterations=1`."
+        )
+
+
+def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
+    """The columns of a dataset. One that is streamed may not know them: then those of its first row."""
+    known = dataset.column_names or list(dataset.features or ())
+    return known or list(next(iter(dataset), {}))
+
+
+def check_columns(dataset: Dataset | IterableDataset, name: str) -> None:
     """
     Checks that a dataset holds the target's own responses.
 
     Raises:
-        ValueError: If a column is missing; the message names the argument, `name`.
+        ValueError: If it is no dataset, or a column is missing; the message names the argument, `name`.
     """
-    missing = {"input_ids", "loss_mask"} - set(dataset.column_names or [])
+    if not isinstance(dataset, Dataset | IterableDataset):
+        several = isinstance(dataset, dict)
+        remedy = "Give one of them, and the others to `evaluate`." if several else "`Dataset.from_list` makes one."
+        raise ValueError(
+            f"`{name}` must be one `datasets.Dataset`, got {sorted(dataset) if several else type(dataset).__name__}. "
+            f"{remedy}"
+        )
+    columns = columns_of(dataset)
+    missing = {"input_ids", "loss_mask"} - set(columns)
     if missing:
         raise ValueError(
-            f"`{name}` has no column {sorted(missing)}; it has {dataset.column_names}. Make it with `ppow data`, "
-            "which writes the target's own responses with token ids and loss mask."
+            f"`{name}` has no column {sorted(missing)}; it has {columns}. Make it with `ppow data`, which writes the "
+            "target's own responses with token ids and loss mask."
         )

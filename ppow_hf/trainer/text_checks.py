@@ -1,6 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Whether the texts of a dataset fit the models: token ids within the vocabulary, lengths within the positions."""
+"""Whether texts fit the models: ids within the vocabulary, lengths within the positions, a mask entry per token."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from transformers import PreTrainedModel, Trainer
 
 # Rows whose token ids are looked at in one go.
 _ROWS = 10_000
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 @dataclass
@@ -44,7 +48,7 @@ def text_extremes(dataset: Dataset) -> TextExtremes:
     for table in dataset.select_columns("input_ids").with_format("arrow").iter(batch_size=_ROWS):
         for rows in table["input_ids"].chunks:
             kind = rows.type
-            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+            is_list = _is_list(kind)
             if is_list and pa.types.is_null(kind.value_type):
                 continue  # not a token in any of these rows
             if not is_list or not pa.types.is_integer(kind.value_type):
@@ -59,6 +63,37 @@ def text_extremes(dataset: Dataset) -> TextExtremes:
                 found.highest = max(found.highest, pc.max(ids).as_py())
                 found.longest = max(found.longest, pc.max(pc.list_value_length(rows)).as_py())
     return found
+
+
+def check_masks(dataset: Dataset, name: str) -> None:
+    """
+    Checks that every row has a `loss_mask` of one entry for each of its `input_ids`.
+
+    Args:
+        dataset ([`~datasets.Dataset`]): The rows.
+        name (`str`): The argument that they come from.
+
+    Raises:
+        ValueError: Naming the first row that has not, or if `loss_mask` holds no lists.
+    """
+    begin = 0
+    for table in dataset.select_columns(["input_ids", "loss_mask"]).with_format("arrow").iter(batch_size=_ROWS):
+        columns = [table[column].combine_chunks() for column in ("input_ids", "loss_mask")]
+        if not _is_list(columns[1].type):
+            raise ValueError(f"`loss_mask` of `{name}` must be lists of 0 and 1, got {columns[1].type}.")
+        lengths = [pc.fill_null(pc.list_value_length(column), 0).to_numpy() for column in columns]
+        differ = (lengths[0] != lengths[1]).nonzero()[0]
+        if len(differ):
+            row = int(differ[0])
+            raise _uneven(f"Row {begin + row} of `{name}`", int(lengths[0][row]), int(lengths[1][row]))
+        begin += len(table)
+
+
+def _uneven(row: str, tokens: int, entries: int) -> ValueError:
+    return ValueError(
+        f"{row} has {tokens} `input_ids` and a `loss_mask` of {entries} entries. Give one entry for each token, 1 on "
+        "the target's own and 0 on others, as `ppow data` does."
+    )
 
 
 @dataclass
@@ -118,6 +153,9 @@ class CheckedBatches:
         self.collator, self.limits = collator, limits
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        for row in rows:
+            if len(row["input_ids"]) != len(row["loss_mask"]):
+                raise _uneven(f"A row of `{self.limits.name}`", len(row["input_ids"]), len(row["loss_mask"]))
         batch = self.collator(rows)
         ids = batch["input_ids"]
         if ids.numel():
@@ -125,23 +163,31 @@ class CheckedBatches:
         return batch
 
 
-def check_texts(trainer: Trainer, target: PreTrainedModel, positions: dict[str, int] | None = None) -> None:
+def check_texts(
+    trainer: Trainer,
+    target: PreTrainedModel,
+    positions: dict[str, int] | None = None,
+    held_out_positions: dict[str, int] | None = None,
+) -> None:
     """
     Checks the datasets of a trainer, and has those that are streamed checked batch by batch.
 
     Args:
         trainer ([`~transformers.Trainer`]): The trainer.
         target ([`~transformers.PreTrainedModel`]): The target.
-        positions (`dict[str, int]`, *optional*): Positions by model, which training rows must keep to. Held-out rows
-            give their prompts, whose decoding ends where positions do.
+        positions (`dict[str, int]`, *optional*): Positions by model, which training rows must keep to.
+        held_out_positions (`dict[str, int]`, *optional*): The same for held-out rows, where there is a loss on them.
+            Their prompts are decoded as far as positions go.
 
     Raises:
-        ValueError: As [`TextLimits.check`].
+        ValueError: As [`TextLimits.check`] and [`check_masks`].
     """
     vocab_size, max_length = target.config.get_text_config().vocab_size, trainer.args.max_length
     for name, dataset in (("train_dataset", trainer.train_dataset), ("eval_dataset", trainer.eval_dataset)):
-        limits = TextLimits(name, vocab_size, max_length, positions or {} if name == "train_dataset" else {})
+        kept = positions if name == "train_dataset" else held_out_positions
+        limits = TextLimits(name, vocab_size, max_length, kept or {})
         if isinstance(dataset, IterableDataset):
             trainer.data_collator = CheckedBatches(trainer.data_collator, limits)
         elif dataset is not None:
             limits.check(text_extremes(dataset))
+            check_masks(dataset, name)

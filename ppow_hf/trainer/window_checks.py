@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ..drafters import DrafterModel
 from ..rl import eligible_starts
+from .positions import positions_of
 from .ppow_config import PPOWConfig
 from .text_checks import check_texts
 from .window_experience import window_mask_of
@@ -43,20 +44,6 @@ def check_windows(trainer: Trainer, target: PreTrainedModel, drafter: DrafterMod
     check_texts(trainer, target, positions)
     if trainer.train_dataset is not None:
         _check_some_eligible(trainer.train_dataset, args)
-
-
-def positions_of(model: PreTrainedModel) -> int | None:
-    """
-    How many positions a model says that it has, `None` if it does not say.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): A target, or a drafter, of which a causal LM that it wraps counts.
-    """
-    configs = [model.config.get_text_config()]
-    if isinstance(model, DrafterModel):
-        configs += [part.config.get_text_config() for part in model.modules() if isinstance(part, PreTrainedModel)]
-    counts = [getattr(config, "max_position_embeddings", None) for config in configs]
-    return min((count for count in counts if count), default=None)
 
 
 def _check_some_eligible(dataset: Dataset, args: PPOWConfig) -> None:

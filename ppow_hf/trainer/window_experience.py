@@ -20,6 +20,7 @@ from ..rl import (
     Verification,
     acceptance_probabilities,
     combine_all_rewards,
+    committed_tokens,
     criticality,
     greedy_accepted,
     group_advantages,
@@ -294,6 +295,7 @@ class ExperienceMaker:
             facts |= {
                 "completion_ids": [row[keep].tolist() for row, keep in zip(tokens.cpu(), mask.cpu(), strict=True)],
                 "accepted": accepted.tolist(),
+                "committed": committed_tokens(tokens, survived, self.eos_token_ids, mask).tolist(),
                 "first_rejected": (refused_at == 0).tolist(),
                 "target_argmax": argmax.tolist(),
                 "window_size": mask.sum(-1).tolist(),

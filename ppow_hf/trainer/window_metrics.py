@@ -13,7 +13,7 @@ Metrics = dict[str, tuple[float, float]]
 
 def selection_metrics(selected: SelectedWindows, values: torch.Tensor | None) -> Metrics:
     """
-    Rows without room for a window, as a mean over micro-batches, and the mean criticality of windows.
+    Rows without room for a window, as a mean over micro-batches, and the criticality of windows, as a mean over them.
 
     Args:
         selected ([`SelectedWindows`]): The chosen windows.
@@ -21,9 +21,8 @@ def selection_metrics(selected: SelectedWindows, values: torch.Tensor | None) ->
     """
     metrics = {"skipped_rows": (float(selected.skipped_rows), 1.0)}
     if values is not None:
-        for name, mean in zip(("chosen", "all"), selected.mean_values(values), strict=True):
-            if mean is not None:
-                metrics[f"criticality/{name}"] = (mean, 1.0)
+        chosen, every = selected.sums_of(values)
+        metrics |= {"criticality/chosen": chosen, "criticality/all": every}
     return metrics
 
 

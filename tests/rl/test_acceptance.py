@@ -8,6 +8,7 @@ import torch
 
 from ppow_hf.rl.acceptance import (
     acceptance_probabilities,
+    committed_tokens,
     distribution_expected_accepted,
     expected_accepted,
     greedy_accepted,
@@ -37,6 +38,23 @@ def test_greedy_by_hand():
     assert greedy_accepted(tokens, target_argmax, mask).tolist() == [4, 3, 1, 0, 2, 1]
     assert greedy_accepted(tokens, target_argmax).tolist() == [4, 3, 1, 0, 4, 4]
     assert greedy_accepted(tokens, target_argmax).dtype == torch.long
+
+
+def test_committed_by_hand():
+    """9 ends the text."""
+    tokens = torch.tensor([[5, 6, 9], [5, 6, 9], [5, 9, 0], [5, 9, 9], [5, 6, 7], [9, 9, 9]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0]]).bool()
+    accepted = torch.tensor([3, 2, 2, 1, 3, 0])
+    survived = torch.arange(3) < accepted[:, None]
+    committed = committed_tokens(tokens, survived, {9, 50}, mask)
+    assert committed.tolist() == [3, 3, 2, 2, 4, 1] and committed.dtype == torch.long
+    assert committed_tokens(tokens, survived, (), mask).tolist() == (accepted + 1).tolist()
+    # Chances of 0.8 and 0.5 to get to the two tokens, the second of which ends the text: 1.3 and a token for 0.5.
+    chances = torch.tensor([[0.8, 0.5, 0.0]])
+    assert committed_tokens(tokens[2:3], chances, [9], mask[2:3]).tolist() == pytest.approx([1.8])
+    # And without a mask the third one: the chance of it is lost.
+    chances = torch.tensor([[0.8, 0.5, 0.25]])
+    assert committed_tokens(tokens[:1], chances, [9]).tolist() == pytest.approx([1.55 + 1 - 0.25])
 
 
 def test_expected_and_reach_by_hand():

@@ -41,6 +41,16 @@ def test_measured_speedup_by_hand():
     assert measured_speedup_reward(accepted=[0], window_size=3, cost_model=cost_model) == pytest.approx([1 / 1.75])
 
 
+def test_measured_speedup_of_a_window_that_ends_the_text():
+    """The second commits what was accepted and no more."""
+    rewards = measured_speedup_reward(
+        accepted=[2, 3], committed=[3, 3], window_size=[3, 3], cost_model=CostModel(gamma=0.1)
+    )
+    assert rewards == pytest.approx([3 / 1.3, 3 / 1.3])
+    with pytest.raises(ValueError, match="`committed` of measured_speedup_reward has 1 entries for 2 windows"):
+        measured_speedup_reward(accepted=[2, 3], committed=[3], window_size=3, cost_model=CostModel(gamma=0.1))
+
+
 def test_measured_speedup_agrees_with_the_published_example():
     """Target step 150 ms, draft step 30 ms. A window of 8 that yields 3 tokens: 130 ms each; 6.5 of 6.5: 53 ms."""
     cost_model = CostModel(gamma=30 / 150, target_step_seconds=0.150)
@@ -292,6 +302,27 @@ def test_the_nearer_half_of_the_refused_windows():
     assert reward(target_gap=[3.0, 4.0], accepted=[1, 2]) == [None, None]
     assert reward(target_gap=[3.0, math.inf, math.inf], accepted=[0, 0, 0]) == [0.5, 0.0, 0.0]
     assert repr(reward) == "ProximityReward(eta=0.5, epsilon='median')"
+
+
+@pytest.mark.parametrize(
+    ("gaps", "paid"),
+    [
+        ([1.0, 1.0, 1.0, 5.0], [0.5, 0.5, 0.5, 0.0]),
+        ([1.0, 1.0, 5.0, 7.0], [0.5, 0.5, 0.0, 0.0]),
+        ([2.0, 9.0, 2.0, 2.0, 8.0], [0.5, 0.0, 0.5, 0.5, 0.0]),
+        ([1.0, 4.0, 4.0, 4.0], [0.5, 0.0, 0.0, 0.0]),
+        ([-3.0, -3.0, math.inf], [0.5, 0.5, 0.0]),
+        # None is nearer than another.
+        ([2.0, 2.0, 2.0], [0.0, 0.0, 0.0]),
+        ([math.inf, math.inf], [0.0, 0.0]),
+        ([0.1], [0.0]),
+    ],
+)
+def test_the_nearer_half_where_gaps_are_equal(gaps, paid):
+    reward = ProximityReward(eta=0.5, epsilon="median")
+    assert reward(target_gap=gaps, accepted=[0] * len(gaps)) == paid
+    # A window that was not refused has no part in it.
+    assert reward(target_gap=[0.0, *gaps], accepted=[1] + [0] * len(gaps)) == [None, *paid]
 
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, "mean", None, True])

@@ -180,17 +180,17 @@ def test_rows_too_short_are_counted():
     assert selected.skipped_rows == 2 and selected.num_selected == 1
     nothing = select_windows(loss_mask[1:], 4, 2, values=torch.zeros(2, 8), generator=seeded())
     assert nothing.starts.tolist() == [[-1, -1]] * 2 and nothing.skipped_rows == 2
-    assert nothing.mean_values(torch.ones(2, 8)) == (None, None)
+    assert nothing.sums_of(torch.ones(2, 8)) == ((0.0, 0.0), (0.0, 0.0))
     assert select_windows(loss_mask[:, :0], 4, 2, generator=seeded()).starts.tolist() == [[-1, -1]] * 3
 
 
-def test_mean_values():
+def test_sums_of_values():
     loss_mask = torch.zeros(2, 5, dtype=torch.bool)
     loss_mask[0, 1:] = True
     values = torch.tensor([[9.0, 9.0, 1.0, 0.0, 0.0], [9.0, 9.0, 9.0, 9.0, 9.0]])
     selected = select_windows(loss_mask, 1, 1, values=values, generator=seeded())
     assert selected.starts.tolist() == [[2], [-1]]
-    assert selected.mean_values(values) == (1.0, pytest.approx(1 / 3))
+    assert selected.sums_of(values) == ((1.0, 1.0), (1.0, 3.0))
 
 
 def test_determinism():

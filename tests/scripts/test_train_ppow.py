@@ -9,10 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ppow_hf import AutoDrafter, cli
+from ppow_hf import AutoDrafter, CostModel, cli
 from ppow_hf.data import generate_responses
 from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward, token_agreement_reward
 from ppow_hf.scripts.train_ppow import choose_rewards, make_parser
+from ppow_hf.trainer import window_experience
 from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import tiny_eagle3
 from tests.trainer.ppow_common import ppow_args
@@ -62,14 +63,30 @@ def test_a_drafter_is_trained_and_what_was_done_is_recorded(folders, tmp_path):
     assert all("rewards/speedup_reward/mean" in entry for entry in steps)
 
 
-def test_measured_costs_from_a_file_reach_the_rewards(folders, tmp_path):
+def test_measured_costs_reach_the_rewards(folders, tmp_path, monkeypatch):
+    costs = CostModel(gamma=0.05, verify_curve=[1.0, 1.1, 1.2, 1.4], overhead=0.1)
+    monkeypatch.setattr(CostModel, "for_models", lambda target, drafter: costs)
+    rewarded, combine = [], window_experience.combine_all_rewards
+
+    def remember(*arguments, **facts):
+        rewarded.append(facts)
+        return combine(*arguments, **facts)
+
+    monkeypatch.setattr(window_experience, "combine_all_rewards", remember)
     config = "cost_ratio: measured\nrewards: [measured_speedup, proximity]\n"
     _, facts, log = ppow_train(folders, tmp_path / "out", config=config)
     assert facts["training"]["cost_ratio"] == "measured"
-    first = next(entry for entry in log if "reward" in entry)
-    # The target's own token is in it: above 0 also where nothing was accepted.
-    assert first["rewards/measured_speedup_reward/mean"] > 0
-    assert "rewards/speedup_reward/mean" not in first
+    steps = [entry for entry in log if "reward" in entry]
+    assert len(steps) == len(rewarded) == 2
+    for step, windows in zip(steps, rewarded, strict=True):
+        assert windows["cost_ratio"] == 0.05
+        by_hand = [
+            count / (0.05 * size + costs.verify_curve[size] + 0.1)
+            for count, size in zip(windows["committed"], windows["window_size"], strict=True)
+        ]
+        assert min(windows["committed"]) >= 1, "the target's own token"
+        assert step["rewards/measured_speedup_reward/mean"] == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-5)
+        assert "rewards/speedup_reward/mean" not in step
 
 
 def test_options_override_the_file(folders, tmp_path):

@@ -1,6 +1,8 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Which prompts the stages hold out: the same for every seed and stage, unless `data_seed` says otherwise."""
+"""Which prompts the stages hold out: of the same responses the same for every seed and stage, but for `data_seed`."""
+
+import json
 
 import pytest
 
@@ -31,7 +33,8 @@ def held_out(folders, output, stage, monkeypatch, *options) -> tuple[list, list,
     begun = []
     monkeypatch.setattr(stage, "run_training", lambda *arguments: begun.append(arguments))
     arguments = ["--target", folders / "target", "--responses", folders / "responses", "--output_dir", output]
-    arguments += ["--drafter", folders / "drafter", "--holdout", 3, "--use_cpu", *options]
+    arguments += ["--holdout", 3, "--use_cpu", *options]
+    arguments += [] if "--drafter" in options else ["--drafter", folders / "drafter"]
     arguments += ["--window_size", 3] if stage is train_ppow else []
     stage.main(*stage.make_parser().parse_args_and_config([str(part) for part in arguments]))
     ((trainer, _, facts),) = begun
@@ -55,6 +58,41 @@ def test_data_seed_chooses_others(folders, tmp_path, monkeypatch):
     for stage in STAGES:
         *parts, facts = held_out(folders, tmp_path, stage, monkeypatch, "--data_seed", 2)
         assert parts == expected and facts["held_out"] == {"rows": 3, "seed": 2}
+
+
+def recorded(folder, **facts):
+    """The reference to a drafter whose training recorded this."""
+    tiny_eagle3(char_target(), draft_vocab_size=80).save_pretrained(folder)
+    (folder / "training_provenance.json").write_text(json.dumps({"stage": "supervised", **facts}))
+    return ("--drafter", folder)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_drafter_that_may_have_been_trained_on_what_is_held_out(folders, tmp_path, monkeypatch, caplog, stage):
+    _, provenance = load_all_responses([str(folders / "responses")])
+    licensed = [{**provenance[0], "license": "mit"}]
+    same = {"held_out": {"rows": 3, "seed": 0}, "responses": licensed}
+    other = [{**provenance[0], "settings_hash": "another"}]
+
+    def warnings(folder, *options, **facts):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            held_out(folders, tmp_path, stage, monkeypatch, *recorded(tmp_path / folder, **facts), *options)
+        return [text for text in caplog.messages if "may have been trained on prompts" in text]
+
+    assert not warnings("same", **same)
+    assert not warnings("unrecorded", training={"data_seed": "None", "seed": 0})
+    (said,) = warnings("seed", "--data_seed", 2, **same)
+    assert "supervised training held out 3 rows by `data_seed` 0, and now it is 3 rows by `data_seed` 2." in said
+    assert "other responses" not in said
+    (said,) = warnings("fewer", **{**same, "held_out": {"rows": 2, "seed": 0}})
+    assert "held out 2 rows by `data_seed` 0, and now it is 3 rows by `data_seed` 0" in said
+    (said,) = warnings("responses", **{**same, "responses": other})
+    assert "supervised training took other responses, of which other prompts are held out." in said
+    assert "Use the same `responses`, `holdout` and `data_seed`" in said
+    # The training before the last one counts too.
+    (said,) = warnings("chain", **same, stage="ppow", started_from={"stage": "supervised", "responses": other})
+    assert "supervised training took other responses" in said
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,15 @@ def ppow_args(output_dir, **overrides) -> PPOWConfig:
 
 
 def ppow_trainer(
-    folder, drafter=None, target=None, dataset=None, eval_dataset=None, reward_funcs=None, tokenizer=None, **overrides
+    folder,
+    drafter=None,
+    target=None,
+    dataset=None,
+    eval_dataset=None,
+    reward_funcs=None,
+    tokenizer=None,
+    cost_model=None,
+    **overrides,
 ) -> PPOWTrainer:
     """A trainer of a tiny drafter."""
     target = target if target is not None else tiny_target()
@@ -51,6 +59,7 @@ def ppow_trainer(
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
         reward_funcs=reward_funcs,
+        cost_model=cost_model,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from ppow_hf import AutoDrafter
+from ppow_hf import AutoDrafter, CostModel
 from ppow_hf.scripts.training_run import run_training
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 from tests.trainer.common import sft_trainer, token_rows
@@ -71,6 +71,39 @@ def test_training_stops_early(tmp_path, good_pair):
     trainer.train()
     assert trainer.state.global_step == 2
     assert_equal_weights(good_pair[1].state_dict(), trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("metric", ["eval_speedup_predicted", "speedup_predicted", "acceptance_length"])
+def test_whatever_the_best_drafter_is_chosen_by(tmp_path, good_pair, metric, caplog):
+    trainer = ruining_trainer(
+        tmp_path,
+        good_pair,
+        metric_for_best_model=metric,
+        cost_model=CostModel(gamma=0.1),
+        early_stopping_patience=2,
+    )
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    name = metric.removeprefix("eval_")
+    first, *later = [log[f"eval_{name}"] for log in trainer.state.log_history if f"eval_{name}" in log]
+    assert len(later) == 2 and max(later) < first
+    assert trainer.state.best_global_step == 0 and trainer.state.best_metric == first
+    assert_equal_weights(good_pair[1].state_dict(), trainer.model.state_dict())
+    assert f"({name.replace('_', ' ')} {first:.3f}): it is kept" in caplog.text
+
+
+def test_so_it_is_by_the_held_out_loss(tmp_path, good_pair):
+    target, start = good_pair
+    drafter, rows = copy.deepcopy(start), counting_rows()
+    options = {"metric_for_best_model": "eval_loss", "load_best_model_at_end": True, "eval_on_start": True}
+    trainer = sft_trainer(
+        tmp_path, drafter, target, rows, rows, learning_rate=1.0, max_steps=2, **options, **EVERY_STEP
+    )
+    trainer.train()
+    first, *later = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert min(later) > first
+    assert trainer.state.best_global_step == 0 and trainer.state.best_metric == first
+    assert_equal_weights(start.state_dict(), drafter.state_dict())
 
 
 # ---- tied weights --------------------------------------------------------------------------------------------------

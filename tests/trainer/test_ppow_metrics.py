@@ -7,7 +7,9 @@ import copy
 import pytest
 import torch
 
-from ppow_hf.trainer import window_experience
+from ppow_hf.rl import SelectedWindows
+from ppow_hf.trainer import window_experience, window_metrics
+from ppow_hf.trainer.weighted_means import WeightedMeans
 from tests.testing_utils import tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
 from tests.trainer.ppow_common import (
@@ -75,6 +77,62 @@ def test_adaw_prefers_critical_windows(tmp_path, monkeypatch):
     assert all(log["criticality/chosen"] > 0 and log["criticality/all"] > 0 for log in logs[1])
     assert given["uniform"] == [None] * 6
     assert len(given["adaw"]) == 6 and all(values.std() > 0 and values.min() >= 0 for values in given["adaw"])
+
+
+def test_criticality_is_a_mean_over_windows_however_rows_are_batched(tmp_path):
+    """Rows offer between 2 and 10 starts; all are chosen, so that other draws cannot make a difference."""
+    target = tiny_target()
+    start = tiny_eagle3(target, draft_vocab_size=48)
+    rows = rows_with([[0] * own + [1] * (18 - own) for own in (5, 12, 9, 13)])
+    found = []
+    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        trainer = ppow_trainer(
+            tmp_path,
+            copy.deepcopy(start),
+            target,
+            rows,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            train_sampling_strategy="sequential",
+            num_windows=10,
+            adaw_warmup=0,
+            max_steps=1,
+            **QUIET,
+        )
+        values = []
+        measure = trainer.experience_maker._criticality
+
+        def noting(*args, values=values, measure=measure):
+            values.append(measure(*args))
+            return values[-1]
+
+        trainer.experience_maker._criticality = noting
+        trainer.train()
+        (log,) = training_logs(trainer, "criticality/all")
+        # By hand: a window of 3 and the token before it lie in the target's own text.
+        starts = [range(own + 1, 16) for own in (5, 12, 9, 13)]
+        by_row = torch.cat(values)
+        mean = torch.cat([by_row[row, list(places)] for row, places in enumerate(starts)]).mean().item()
+        assert log["criticality/all"] == pytest.approx(mean, rel=1e-5)
+        assert log["criticality/chosen"] == pytest.approx(mean, rel=1e-5)
+        found.append(mean)
+    assert len(found) == 3 and found == pytest.approx([found[0]] * 3, rel=1e-4)
+
+
+def test_the_criticality_of_chosen_windows_is_a_mean_over_them():
+    """Three rows with 3, 1 and no chosen window, in one batch or in one each."""
+    eligible = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]).bool()
+    starts = torch.tensor([[1, 2, 4], [1, -1, -1], [-1, -1, -1]])
+    values = torch.tensor([[9.0, 1.0, 2.0, 8.0, 3.0], [9.0, 6.0, 9.0, 9.0, 9.0], [9.0] * 5])
+    for size in (1, 2, 3):
+        means = WeightedMeans()
+        for rows in torch.arange(3).split(size):
+            skipped = int((~eligible[rows].any(-1)).sum())
+            selected = SelectedWindows(starts[rows], eligible[rows], skipped)
+            means.add(window_metrics.selection_metrics(selected, values[rows]))
+        taken = means.take()
+        assert taken["criticality/chosen"] == (1.0 + 2.0 + 3.0 + 6.0) / 4
+        assert taken["criticality/all"] == (1.0 + 2.0 + 8.0 + 3.0 + 6.0) / 5
 
 
 @pytest.mark.parametrize("iterations", [1, 2])

@@ -141,6 +141,39 @@ def test_partials_in_the_trainer(tmp_path):
     assert found["rewards/measured_speedup_reward/mean"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("ratio", "gamma"), [("measured", 0.05), (0.4, 0.4)])
+def test_rewards_go_by_the_trainers_own_costs(tmp_path, ratio, gamma):
+    """Both of gamma where it is measured; a number that was given stays what it is, beside the cost model."""
+    given = []
+
+    def remember(cost_ratio, cost_model, accepted, **kwargs):
+        given.append((cost_ratio, cost_model))
+        return [0.0] * len(accepted)
+
+    costs = CostModel(gamma=0.05, verify_curve=[1.0, 1.1, 1.2, 1.4], overhead=0.1)
+    target = tiny_target()
+    trainer = PPOWTrainer(
+        model=tiny_eagle3(target, draft_vocab_size=80),
+        target_model=target,
+        args=ppow_args(tmp_path, num_generations=8, cost_ratio=ratio, **QUIET),
+        train_dataset=token_rows(4),
+        reward_funcs=[speedup_reward, measured_speedup_reward, remember],
+        cost_model=costs,
+    )
+    experience = make_experience(trainer, token_rows(4))
+    assert given == [(gamma, costs)]
+    naive = NaivePPOW(trainer.model, trainer.target_model, trainer.args)
+    groups = groups_of(experience, token_rows(4))
+    lengths = [naive.accepted(group, window) for group in groups for window in group.windows]
+    assert len(set(lengths)) > 1
+    found = {name: total / count for name, (total, count) in experience.metrics.items()}
+    expected = sum(k / (gamma * k + 1) for k in lengths) / len(lengths)
+    assert found["rewards/speedup_reward/mean"] == pytest.approx(expected, rel=1e-5)
+    # Windows of 3: draft steps, their verification, and what is around it.
+    expected = sum((k + 1) / (0.05 * 3 + 1.4 + 0.1) for k in lengths) / len(lengths)
+    assert found["rewards/measured_speedup_reward/mean"] == pytest.approx(expected, rel=1e-5)
+
+
 def wrong_length(completion_ids, **kwargs):
     return [0.0] * (len(completion_ids) - 1)
 
@@ -157,6 +190,19 @@ def test_a_bad_reward_function_is_named(tmp_path, function, message):
     trainer = ppow_trainer(tmp_path, dataset=token_rows(4), reward_funcs=[speedup_reward, function], **QUIET)
     with pytest.raises(ValueError, match=message):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "`reward_funcs` is empty"),
+        ("org/model", "`reward_funcs` must hold functions, got 'org/model'. A reward model is not loaded by its name"),
+        ([speedup_reward, 0.5], "`reward_funcs` must hold functions, got 0.5"),
+    ],
+)
+def test_what_is_no_reward_function_is_refused_before_training(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        ppow_trainer(tmp_path, reward_funcs=given)
 
 
 def test_reward_weights_must_fit(tmp_path):
@@ -243,5 +289,7 @@ def test_ablations_run(tmp_path, name):
         name not in ("without_proximity", "without_either", "measured")
     )
     if name == "measured":
-        assert logs[0]["rewards/measured_speedup_reward/mean"] > 0
+        # Windows of 3, whose accepted length is logged beside.
+        expected = (logs[0]["accepted_length"] + 1) / (0.05 * 3 + 1)
+        assert logs[0]["rewards/measured_speedup_reward/mean"] == pytest.approx(expected, rel=1e-4)
         assert trainer._evaluation_costs().gamma == 0.05

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from ppow_hf import AutoDrafter
+from ppow_hf.trainer import PPOWTrainer
 from ppow_hf.trainer.ppow_sampler import IterationSampler
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
@@ -62,11 +63,12 @@ def test_windows_are_drawn_in_the_precision_they_are_trained_in(tmp_path, select
 
 
 def test_a_trainer_without_held_out_rows_trains(tmp_path):
-    trainer = ppow_trainer(tmp_path, eval_on_start=True, max_steps=1)
+    args, target = ppow_args(tmp_path, eval_on_start=True, max_steps=1), tiny_target()
+    trainer = PPOWTrainer(
+        model=tiny_eagle3(target, draft_vocab_size=48), target_model=target, args=args, train_dataset=token_rows()
+    )
     trainer.train()
     assert trainer.state.global_step == 1
-    args = ppow_args(tmp_path)
-    ppow_trainer(tmp_path)
     assert args.eval_on_start, "the caller's configuration stays as it was"
 
 
@@ -273,6 +275,15 @@ def test_fewer_rows_than_a_step_takes(tmp_path):
     trainer = ppow_trainer(tmp_path, dataset=token_rows(3), num_iterations=2, **QUIET)
     with pytest.raises(ValueError, match="`train_dataset` has 3 rows, but one optimiser step takes 4"):
         trainer.train()
+
+
+def test_rows_that_are_streamed_come_only_once(tmp_path):
+    rows = token_rows(8).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"`train_dataset` is streamed.*`num_iterations` \(2\).*`num_iterations=1`"):
+        ppow_trainer(tmp_path, dataset=rows, num_iterations=2, **QUIET)
+    trainer = ppow_trainer(tmp_path, dataset=rows, num_iterations=1, max_steps=2, **QUIET)
+    trainer.train()
+    assert trainer.state.global_step == 2
 
 
 def test_missing_columns_and_foreign_tokenizers_are_named(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from datasets import Dataset, Features, IterableDataset, LargeList, List, Value
 
 from ppow_hf.trainer import text_checks
-from ppow_hf.trainer.text_checks import TextExtremes, text_extremes
+from ppow_hf.trainer.start_checks import columns_of
+from ppow_hf.trainer.text_checks import TextExtremes, check_masks, text_extremes
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 from tests.trainer.common import sft_trainer, token_rows
 from tests.trainer.ppow_common import QUIET, ppow_trainer
@@ -68,6 +69,85 @@ def test_tokens_that_the_target_does_not_know_are_named(tmp_path, make_trainer, 
     with pytest.raises(ValueError, match="`eval_dataset` holds token 96"):
         make_trainer(tmp_path, drafter, target, token_rows(4), with_token(96))
     make_trainer(tmp_path, drafter, target, with_token(95), with_token(0))
+
+
+@pytest.mark.parametrize("make_trainer", [sft_trainer, ppow_trainer])
+@pytest.mark.parametrize("entries", [18, 30])
+def test_masks_of_another_length_than_their_texts_are_named(tmp_path, monkeypatch, make_trainer, entries):
+    monkeypatch.setattr(text_checks, "_ROWS", 4)
+    rows = list(token_rows(8))
+    rows[6] = {"input_ids": rows[0]["input_ids"], "loss_mask": [0] * 8 + [1] * (entries - 8)}
+    uneven = Dataset.from_list(rows)
+    message = f"has 24 `input_ids` and a `loss_mask` of {entries} entries"
+    with pytest.raises(ValueError, match=f"Row 6 of `train_dataset` {message}"):
+        make_trainer(tmp_path, dataset=uneven)
+    with pytest.raises(ValueError, match=f"Row 6 of `eval_dataset` {message}"):
+        make_trainer(tmp_path, eval_dataset=uneven)
+    with pytest.raises(ValueError, match=f"Row 0 of `train_dataset` {message}"):
+        make_trainer(tmp_path, dataset=uneven.select([6, 1, 2, 3]))
+    make_trainer(tmp_path, dataset=uneven.select([0, 1, 2, 3]))
+    options = QUIET if make_trainer is ppow_trainer else {"train_sampling_strategy": "random"}
+    trainer = make_trainer(tmp_path, dataset=uneven.to_iterable_dataset(), max_steps=2, **options)
+    with pytest.raises(ValueError, match=f"A row of `train_dataset` {message}"):
+        trainer.train()
+
+
+def test_masks_are_lists(tmp_path):
+    check_masks(dataset_of(ROWS), "train_dataset")
+    check_masks(dataset_of([[], []]), "train_dataset")
+    check_masks(dataset_of([[1]]).select([]), "train_dataset")
+    with pytest.raises(ValueError, match="`loss_mask` of `train_dataset` must be lists of 0 and 1, got int64"):
+        check_masks(Dataset.from_dict({"input_ids": [[1, 2]], "loss_mask": [1]}), "train_dataset")
+
+
+@pytest.mark.parametrize("make_trainer", [sft_trainer, ppow_trainer])
+@pytest.mark.parametrize("kind", ["generator", "map"])
+def test_a_stream_that_does_not_know_its_columns_is_trained_on(tmp_path, make_trainer, kind):
+    def good():
+        yield from token_rows(8)
+
+    def without_mask():
+        yield {"input_ids": [1, 2, 3], "text": "a"}
+
+    def stream_of(rows):
+        stream = IterableDataset.from_generator(rows)
+        return stream.map(lambda row: row) if kind == "map" else stream
+
+    assert stream_of(good).column_names is None
+    options = {"max_steps": 2, "eval_decode_prompts": 0}
+    options |= QUIET if make_trainer is ppow_trainer else {"train_sampling_strategy": "random"}
+    trainer = make_trainer(tmp_path, dataset=stream_of(good), **options)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    with pytest.raises(
+        ValueError, match=r"`train_dataset` has no column \['loss_mask'\]; it has \['input_ids', 'text'\]"
+    ):
+        make_trainer(tmp_path, dataset=stream_of(without_mask), **options)
+
+
+def test_columns_are_those_of_the_features_where_there_are_any():
+    """No row is asked for."""
+
+    def nothing():
+        raise AssertionError
+        yield
+
+    features = Features({"input_ids": List(Value("int64")), "loss_mask": List(Value("int64"))})
+    assert columns_of(IterableDataset.from_generator(nothing, features=features)) == ["input_ids", "loss_mask"]
+
+
+@pytest.mark.parametrize("make_trainer", [sft_trainer, ppow_trainer])
+def test_what_is_not_one_dataset_is_refused(tmp_path, make_trainer):
+    with pytest.raises(ValueError, match=r"`eval_dataset` must be one `datasets.Dataset`, got \['a', 'b'\]. Give one"):
+        make_trainer(tmp_path, eval_dataset={"b": token_rows(2), "a": token_rows(2)})
+    with pytest.raises(ValueError, match="`train_dataset` must be one `datasets.Dataset`, got list"):
+        make_trainer(tmp_path, dataset=list(token_rows(2)))
+
+
+def test_a_stream_has_no_features_to_keep(tmp_path):
+    rows = token_rows(8).to_iterable_dataset()
+    with pytest.raises(ValueError, match="`feature_cache_dir` keeps the states of every row of `train_dataset`"):
+        sft_trainer(tmp_path, dataset=rows, feature_cache_dir=str(tmp_path), train_sampling_strategy="random")
 
 
 @pytest.mark.parametrize("make_trainer", [sft_trainer, ppow_trainer])

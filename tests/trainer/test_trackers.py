@@ -19,7 +19,7 @@ SFT_METRICS = {
     "loss", "learning_rate", "grad_norm", "simulated_acceptance_length", "step_0/loss", "step_2/accuracy",
     "step_1/expected_acceptance", "target_tokens",
 }  # fmt: skip
-DECODED = {"eval_acceptance_length", "eval_acceptance_rate", "eval_mean_window"}
+DECODED = {"eval_acceptance_length", "eval_acceptance_rate", "eval_mean_window", "eval_skipped_prompts"}
 
 
 class Tracker(TrainerCallback):

@@ -4,33 +4,12 @@
 
 import pytest
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, BloomConfig
 
 from ppow_hf import CausalLMDrafter
-from ppow_hf.trainer.window_checks import positions_of
-from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+from tests.testing_utils import tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
 from tests.trainer.ppow_common import QUIET, make_experience, ppow_trainer
-
-
-def short_target(family: str, positions: int):
-    """GPT-2 has a table of positions; those of Llama are rotary."""
-    return tiny_target(family, **{"n_positions" if family == "gpt2" else "max_position_embeddings": positions})
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_positions(family):
-    target, short = tiny_target(family), short_target(family, 20)
-    assert positions_of(target) == 256 and positions_of(short) == 20
-    assert positions_of(tiny_causal_drafter(short)) == positions_of(tiny_eagle3(short)) == 20
-    wrapped = CausalLMDrafter.from_causal_lm(short)
-    assert positions_of(wrapped) == 20
-
-
-def test_a_model_that_does_not_say_has_no_limit():
-    """BLOOM's positions are distances."""
-    model = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=96, hidden_size=32, n_layer=2, n_head=4))
-    assert positions_of(model) is None and positions_of(CausalLMDrafter.from_causal_lm(model)) is None
+from tests.trainer.test_positions import short_target
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -103,6 +103,47 @@ def test_acceptance_is_logged_of_the_kind_that_is_rewarded(tmp_path, kind, ends)
     assert found["accepted_length"] == pytest.approx(sum(by_position), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["greedy", "sampled", "expected"])
+def test_the_target_adds_no_token_behind_the_end_of_the_text(tmp_path, kind):
+    seen = []
+
+    def remember(**facts):
+        seen.append(facts)
+        return [0.0] * len(facts["accepted"])
+
+    target = tiny_target()
+    rows = rows_of_the_target(target, num_rows=4)
+    options = {"acceptance": kind, "rollout_temperature": 0.8, "num_generations": 12, "num_windows": 5, **QUIET}
+    trainer = ppow_trainer(
+        tmp_path, tiny_eagle3(target, draft_vocab_size=80), target, rows, reward_funcs=remember, **options
+    )
+    make_experience(trainer, rows)
+    (facts,) = seen
+    assert facts["committed"] == pytest.approx([k + 1 for k in facts["accepted"]])
+    # The end of the text is a token that verification went past: the window that had it now ends on it.
+    first = facts["first_rejected"].index(False)
+    eos = facts["completion_ids"][first][0]
+    trainer.experience_maker.eos_token_ids = frozenset({eos})
+    seen.clear()
+    trainer._buffer.clear()
+    experience = make_experience(trainer, rows)
+    (facts,) = seen
+    naive = NaivePPOW(trainer.model, target, trainer.args, frozenset({eos}))
+    groups = groups_of(experience, rows)
+    naive.remember(groups)
+    toss_coins(groups, experience, trainer.args.seed)
+    expected = []
+    for group in groups:
+        for index, window in enumerate(group.windows):
+            length, chances = naive.length(group, index), naive.chances(group, index)
+            whole = math.prod(chances) if kind == "expected" else float(length == len(chances))
+            ends = window[len(chances) - 1] == eos
+            expected.append(length + 1 - (whole if ends else 0.0))
+    assert facts["committed"] == pytest.approx(expected, rel=1e-4)
+    lost = [k + 1 - count for k, count in zip(facts["accepted"], facts["committed"], strict=True)]
+    assert lost[first] > 0.05 and min(lost) == pytest.approx(0.0, abs=1e-6)
+
+
 # ---- Delta ---------------------------------------------------------------------------------------------------------
 
 
