@@ -14,6 +14,8 @@ from transformers.generation.logits_process import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from .changing_rope import check_changing_rope
+
 # Of these caches the columns of rejected draft tokens can be taken out again.
 _CROPPABLE_CACHES = (None, "dynamic", "offloaded")
 # These count their calls, or remember the last one, where a window asks about tokens that may be rejected.
@@ -74,6 +76,7 @@ def check_configuration(generation_config: GenerationConfig) -> None:
 
 def check_call(
     generation_config: GenerationConfig,
+    target: PreTrainedModel,
     input_ids: torch.LongTensor,
     model_kwargs: dict[str, Any],
     logits_processor: LogitsProcessorList | None = None,
@@ -96,6 +99,7 @@ def check_call(
             f"`past_key_values` already holds {cache.get_seq_length()} tokens; the drafter has not seen the target's "
             "features for them. Pass the whole text without `past_key_values`, or an empty cache."
         )
+    check_changing_rope(generation_config, target, input_ids, model_kwargs)
     for processor in logits_processor or ():
         for kind, argument in _STATEFUL_PROCESSORS.items():
             if isinstance(processor, kind):

@@ -66,7 +66,7 @@ class PPOWCandidateGenerator(CandidateGenerator):
         model_kwargs: dict[str, Any],
         **unused: Any,
     ):
-        check_call(generation_config, input_ids, model_kwargs, logits_processor)
+        check_call(generation_config, target, input_ids, model_kwargs, logits_processor)
         drafter.bind_target(target)
         self.drafter = drafter
         self.window_config = window_for(drafter, getattr(generation_config, "window", None))

@@ -104,7 +104,7 @@ class TreeDecoding:
         streamer: BaseStreamer | None,
         model_kwargs: dict[str, Any],
     ):
-        check_call(generation_config, input_ids, model_kwargs, logits_processor)
+        check_call(generation_config, target, input_ids, model_kwargs, logits_processor)
         check_inputs(model_kwargs)
         drafter.bind_target(target)
         window = window_for(drafter, getattr(generation_config, "window", None))
