@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .drafter_state import DrafterOutput, DrafterState
+from .learned_positions import learned_positions
 from .loading import check_target
 from .logits_head import logits_head
 from .modeling_drafter import DrafterModel
@@ -132,6 +133,10 @@ class CausalLMDrafter(DrafterModel):
         drafter.config.target_num_hidden_layers = total
         drafter.config.target_hidden_size = target.config.get_text_config().hidden_size
         return drafter
+
+    @property
+    def max_positions(self) -> int | None:
+        return learned_positions(self.model)
 
     # ---- decoding and rollouts -------------------------------------------------------------------------------------
 

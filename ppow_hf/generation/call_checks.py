@@ -7,13 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, SynthIDTextWatermarkingConfig
 from transformers.generation.logits_process import (
     SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from ..drafters.learned_positions import learned_positions
 from .changing_rope import check_changing_rope
 
 # Of these caches the columns of rejected draft tokens can be taken out again.
@@ -117,9 +117,7 @@ def max_length_of(generation_config: GenerationConfig, target: PreTrainedModel) 
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions >= max_length:
         return max_length
-    # Rotary and relative positions have no end. A table of learned ones does: drafting past it would crash where plain
-    # decoding, ending at EOS, would not have got to.
-    tables = (m for m in target.modules() if isinstance(m, nn.Embedding) and m is not target.get_input_embeddings())
-    learned = any(positions <= table.num_embeddings <= positions + 2 for table in tables)
+    # Drafting past the end of a table would crash where plain decoding, ending at EOS, would not have got to.
+    learned = learned_positions(target)
     # The verification's last input sits at `len + k - 1`, one place further than the text plain decoding feeds.
-    return min(max_length, positions + 1) if learned else max_length
+    return max_length if learned is None else min(max_length, learned + 1)
