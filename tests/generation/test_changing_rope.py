@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from ppow_hf import WindowConfig, speculative_generate
+from ppow_hf import CostModel, LookupDrafter, WindowConfig, speculative_generate
 from ppow_hf.generation.changing_rope import changing_ropes
 from ppow_hf.generation.tree_config import TreeConfig
 from tests.testing_utils import tiny_causal_drafter, tiny_target
@@ -100,3 +100,10 @@ def test_each_kind_of_layer_has_its_own():
     default = {"rope_type": "default", "rope_theta": 10000.0}
     target = tiny_target("gemma3_text", rope_parameters={"full_attention": DYNAMIC, "sliding_attention": default})
     assert changing_ropes(target) == [("dynamic", 256)]
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_costs_are_measured_below_the_limit(pairs, name):
+    target, drafter = pairs[name]
+    for assistant in (drafter, LookupDrafter.from_target(target)):
+        assert CostModel.measure(target, assistant, repetitions=1).overhead > 0
