@@ -7,7 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, SynthIDTextWatermarkingConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    QuantizedCache,
+    SynthIDTextWatermarkingConfig,
+)
 from transformers.generation.logits_process import (
     SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
@@ -89,7 +95,7 @@ def check_call(
             "prompt, or leave out `assistant_model`."
         )
     cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.is_compileable:
+    if cache is not None and (cache.is_compileable or isinstance(cache, QuantizedCache)):
         raise ValueError(
             f"`past_key_values` is a {type(cache).__name__}, which cannot be combined with a drafter: rejected draft "
             "tokens are taken out of the cache. Pass a `DynamicCache`, or leave it out."

@@ -83,8 +83,7 @@ class PPOWCandidateGenerator(CandidateGenerator):
             logits_processor=logits_processor,
             do_sample=self.do_sample,
         )
-        needs_costs = config.policy == "cost_aware" or config.proposals == "mixed"
-        cost_model = CostModel.for_models(target, drafter) if needs_costs else None
+        cost_model = CostModel.for_models(target, drafter) if config.needs_costs else None
         adaptation = adaptation_for(drafter, target, config, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.divergence = adaptation.divergence

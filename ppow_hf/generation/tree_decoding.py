@@ -121,8 +121,7 @@ class TreeDecoding:
             do_sample=self.do_sample,
         )
         self.verifier = TreeVerifier(self.sampler, logits_processor, self.eos_token_ids)
-        needs_costs = window.policy == "cost_aware" or window.proposals == "mixed"
-        cost_model = CostModel.for_models(target, drafter) if needs_costs else None
+        cost_model = CostModel.for_models(target, drafter) if window.needs_costs else None
         adaptation = tree_adaptation_for(drafter, target, window, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.siblings, self.divergence = adaptation.siblings, adaptation.divergence
