@@ -325,3 +325,6 @@ def test_a_target_whose_layers_have_sizes_of_their_own():
     )
     drafter = Eagle3Drafter.from_target(target)
     assert drafter.config.intermediate_size == 48
+    # Its hidden states are several streams, which no drafter of this family reads.
+    with pytest.raises(ValueError, match=r"shape \(2, 1, 5, 32\), where this drafter reads one stream.*Lookup"):
+        target.generate(torch.tensor([[5, 17, 3, 60, 9]]), assistant_model=drafter, window="fixed:3", max_new_tokens=8)
