@@ -11,12 +11,16 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from .configuration_causal_lm import CausalLMDrafterConfig
 from .drafter_state import DrafterOutput, DrafterState
+from .learned_positions import learned_positions
 from .loading import check_target
 from .logits_head import logits_head
 from .modeling_drafter import DrafterModel
 from .packed_pass import PackedPass, attention_kinds, cannot_pack
 from .packed_windows import check_starts, window_logits
 from .tree_columns import as_implementation, keep_columns, tree_mask
+
+# Layers that keep a state of the text in place of keys and values, or beside them.
+_STATEFUL_LAYERS = frozenset({"conv", "linear_attention", "hybrid", "hybrid_sliding"})
 
 
 @dataclass
@@ -74,9 +78,18 @@ class CausalLMDrafter(DrafterModel):
 
         Args:
             model ([`~transformers.PreTrainedModel`]): A decoder-only causal LM; used as it is, not copied.
+
+        Raises:
+            ValueError: If it is an encoder-decoder, or some of its layers keep a state in place of keys and values.
         """
         check_target(model)
         text_config = model.config.get_text_config()
+        kinds = dict.fromkeys(getattr(text_config, "layer_types", None) or ())
+        if others := [kind for kind in kinds if kind in _STATEFUL_LAYERS]:
+            raise ValueError(
+                f"`model` is a `{type(model).__name__}` with layers of the type {', '.join(others)}, whose state "
+                "cannot be rolled back after a rejected draft token. Use a model with attention in every layer."
+            )
         config = CausalLMDrafterConfig(
             causal_lm_config=copy.deepcopy(model.config),
             vocab_size=text_config.vocab_size,
@@ -132,6 +145,10 @@ class CausalLMDrafter(DrafterModel):
         drafter.config.target_num_hidden_layers = total
         drafter.config.target_hidden_size = target.config.get_text_config().hidden_size
         return drafter
+
+    @property
+    def max_positions(self) -> int | None:
+        return learned_positions(self.model)
 
     # ---- decoding and rollouts -------------------------------------------------------------------------------------
 

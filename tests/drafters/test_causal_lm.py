@@ -71,6 +71,14 @@ def test_first_layers_norm_and_head_are_copied():
     assert target.config.num_hidden_layers == 4
 
 
+def test_layers_whose_state_cannot_be_rolled_back():
+    kinds = ["conv", "full_attention"] * 2
+    model = tiny_target("lfm2", layer_types=kinds, conv_L_cache=3, block_ff_dim=64, vocab_size=VOCAB)
+    for make in (CausalLMDrafter.from_causal_lm, lambda model: CausalLMDrafter.from_target(model, num_layers=2)):
+        with pytest.raises(ValueError, match="`model` is a `Lfm2ForCausalLM` with layers of the type conv.*attention"):
+            make(model)
+
+
 @pytest.mark.parametrize("num_layers", [0, -1, 5])
 def test_wrong_number_of_layers(num_layers):
     with pytest.raises(ValueError, match=f"`num_layers` must be .* the target's 4 layers, got {num_layers}"):

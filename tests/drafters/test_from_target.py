@@ -307,3 +307,24 @@ def test_unknown_initialization():
 def test_unknown_field():
     with pytest.raises(ValueError, match="aux_layers"):
         Eagle3Drafter.from_target(tiny_target(), aux_layers=[1, 2])
+
+
+def test_a_target_whose_layers_have_sizes_of_their_own():
+    target = tiny_target(
+        "gemma3n_text",
+        intermediate_size=[64, 64, 64, 48],
+        head_dim=8,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=96,
+        laurel_rank=4,
+        altup_num_inputs=2,
+        num_kv_shared_layers=2,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        activation_sparsity_pattern=[0.0] * 4,
+    )
+    drafter = Eagle3Drafter.from_target(target)
+    assert drafter.config.intermediate_size == 48
+    # Its hidden states are several streams, which no drafter of this family reads.
+    with pytest.raises(ValueError, match=r"shape \(2, 1, 5, 32\), where this drafter reads one stream.*Lookup"):
+        target.generate(torch.tensor([[5, 17, 3, 60, 9]]), assistant_model=drafter, window="fixed:3", max_new_tokens=8)

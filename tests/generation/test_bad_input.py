@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     DynamicCache,
+    QuantizedCache,
     StaticCache,
     SynthIDTextWatermarkingConfig,
     WatermarkingConfig,
@@ -80,6 +81,14 @@ def test_caches_that_rejected_tokens_cannot_be_taken_out_of(pair, prompt, implem
 def test_a_static_cache_of_the_users(pair, prompt):
     cache = StaticCache(config=pair[0].config, max_cache_len=32)
     refuse(pair, prompt, "`past_key_values` is a StaticCache.*Pass a `DynamicCache`", past_key_values=cache)
+
+
+@pytest.mark.parametrize("window", ["fixed:3", "lookup:3", "tree"])
+def test_a_quantized_cache_of_the_users(pair, prompt, window):
+    cache = QuantizedCache("fp8", pair[0].config)
+    match = "`past_key_values` is a QuantizedCache.*Pass a `DynamicCache`"
+    refuse(pair, prompt, match, past_key_values=cache, window=window)
+    assert cache.get_seq_length() == 0  # before any pass
 
 
 SYNTHID = SynthIDTextWatermarkingConfig(keys=[654, 400, 836, 123, 340, 443, 597], ngram_len=3)

@@ -251,3 +251,37 @@ def test_everything_else_is_left_to_other_loops(kwargs, calls, prompt):
     options = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "window": "fixed:2", **kwargs}
     target.generate(None if "inputs_embeds" in kwargs else prompt, assistant_model=drafter, **options)
     assert not calls
+
+
+GEMMA3N = {
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 96,
+    "laurel_rank": 4,
+    "altup_num_inputs": 2,
+    "num_kv_shared_layers": 2,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "activation_sparsity_pattern": [0.0] * 4,
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gemma3n_text"])
+@pytest.mark.parametrize("length", [3, 12])
+def test_attentions_are_those_of_plain_decoding(family, attention, length):
+    """Also of layers that see the last eight tokens alone; and none, where the implementation gives none."""
+    target = tiny_target(family, attn_implementation=attention, **(GEMMA3N if family == "gemma3n_text" else {}))
+    shares = family == "gemma3n_text"  # some of its layers have no keys of their own
+    drafter = LookupDrafter.from_target(target) if shares else tiny_causal_drafter(target, num_layers=4)
+    ids = torch.tensor([[7, 8, 9] * (length // 3)])
+    options = {"max_new_tokens": 14, "do_sample": False, "return_dict_in_generate": True, "output_attentions": True}
+    plain = target.generate(ids, **options)
+    own = target.generate(ids, assistant_model=drafter, window="lookup:4" if shares else "fixed:4", **options)
+    assert drafter.last_trace.drafted > 0 and torch.equal(own.sequences, plain.sequences)
+    assert shares or drafter.last_trace.accepted > 0
+    assert len(own.attentions) == len(plain.attentions) == 14
+    for mine, theirs in zip(own.attentions, plain.attentions, strict=True):
+        assert len(mine) == len(theirs) == (4 if attention == "eager" else 0)
+        for layer, other in zip(mine, theirs, strict=True):
+            assert layer.shape == other.shape and (layer - other).abs().max() < 1e-5

@@ -1,6 +1,7 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import copy
+import functools
 import json
 import os
 import shutil
@@ -193,6 +194,106 @@ def test_level_costs_are_those_of_the_timings():
     several, each = _level_costs(2.0, {2: 2.4, 10: 4.0})
     cost_model = CostModel(0.1, level_costs=[several, each])
     assert [2.0 * cost_model.level_cost(n) for n in (1, 2, 10)] == pytest.approx([2.0, 2.4, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("defaults", "call"),
+    [
+        ({"stop_strings": ["a"]}, {"stop_strings": None}),
+        ({"cache_implementation": "static"}, {"cache_implementation": "dynamic"}),
+        ({"guidance_scale": 1.5}, {"guidance_scale": 1}),
+        ({"prompt_lookup_num_tokens": 3}, {"prompt_lookup_num_tokens": 0}),
+        ({"assistant_early_exit": 2}, {"assistant_early_exit": 0}),
+        ({"num_beams": 2}, {"num_beams": 1}),
+        ({"max_time": 1e-9}, {"max_time": 60.0}),
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_targets_generation_defaults_are_not_measured(defaults, call, prompt):
+    """What a call takes back validly does not come back in the generation that is measured."""
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    own, options = target.generation_config, {"max_new_tokens": 8, "do_sample": False}
+    plain = target.generate(prompt, **options)
+    for name, value in defaults.items():
+        setattr(own, name, value)
+    text = target.generate(prompt, assistant_model=drafter, window="cost_aware", **options, **call)
+    assert torch.equal(text, plain) and drafter.last_trace.cost["overhead"] > 0
+    assert target.generation_config is own and all(getattr(own, n) == v for n, v in defaults.items())
+
+
+@pytest.mark.parametrize("eos", [None, list(range(96))])
+def test_as_many_tokens_are_generated_whatever_ends_a_text(eos, monkeypatch):
+    target = tiny_target("llama")
+    target.generation_config.eos_token_id = eos
+    texts = []
+    generate = type(target).generate
+
+    @functools.wraps(generate)
+    def spy(self, *args, **kwargs):
+        texts.append(generate(self, *args, **kwargs))
+        return texts[-1]
+
+    monkeypatch.setattr(type(target), "generate", spy)
+    CostModel.measure(target, tiny_causal_drafter(target), repetitions=1)
+    assert [text.shape[1] for text in texts] == [32 + 12]
+
+
+def timings(*spoilt):
+    """One measurement of windows of 0 to 8 tokens, with other numbers for some of them."""
+    seconds = {n: 0.01 * (1.0 + 0.1 * n) for n in (0, 1, 2, 3, 4, 6, 8)}
+    return seconds | dict(spoilt), 0.01, 0.001, {2: 0.0012, 10: 0.002}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Lets measurements return what is given, one after another; the last one from then on."""
+
+    def give(*results):
+        left = list(results)
+        monkeypatch.setattr(
+            cost_measurement, "_time_forwards", lambda *args: left.pop(0) if len(left) > 1 else left[0]
+        )
+        return left
+
+    return give
+
+
+def test_a_disturbed_measurement_is_made_again(measured, cache_folder):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    calm = CostModel.from_dict({"gamma": 0.1, "verify_curve": [1.0 + 0.1 * n for n in range(9)]})
+    left = measured(timings((4, 0.989), (8, 1.2)), timings((2, 0.5)), timings((0, 99.0)))
+    found = find_cost_model(target, drafter)
+    # Each was disturbed somewhere, and both together nowhere.
+    assert found.verify_curve == pytest.approx(calm.verify_curve) and found.gamma == pytest.approx(0.1)
+    assert len(left) == 1 and CostModel.load(cache_folder, found.key) == found
+
+
+def test_a_measurement_that_stays_disturbed_is_not_stored(measured, cache_folder, monkeypatch):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    left = measured(*[timings((4, 0.989), (6, 0.99), (8, 1.2))] * 4)
+    warnings = []
+    monkeypatch.setattr(cost_measurement.logger, "warning", warnings.append)
+    found = find_cost_model(target, drafter)
+    assert found.verify_curve == pytest.approx([1.0, 1.1, 1.2, 1.3, 5.0, 6.0, 7.0, 8.0, 9.0]) and found.key is None
+    assert len(left) == 1 and not cache_folder.exists()
+    assert "kept this machine busy" in warnings[0] and "Not stored" in warnings[1]
+    with pytest.raises(ValueError, match="nothing else kept the machine busy"):
+        found.save(cache_folder)
+    assert find_cost_model(target, drafter) is found
+    measured(timings())
+    assert find_cost_model(target, tiny_causal_drafter(target)).verify(4) == pytest.approx(1.4)
+
+
+def test_disturbed_costs_that_were_stored_are_replaced(cache_folder):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    key = cost_model_key(target, drafter)
+    CostModel(0.25, [1.0, 1.1, 1.2, 1.3, 98.9], key=key).save(cache_folder)
+    assert find_cost_model(target, drafter).verify(4) <= 5.0
+    assert CostModel.load(cache_folder, key).verify(4) <= 5.0
 
 
 def test_measure_refuses_bad_arguments():

@@ -133,6 +133,33 @@ def test_attached_is_limited_to_its_block(without_hook, prompt):
     assert "_get_candidate_generator" not in target.__dict__
 
 
+def test_an_attached_target_outlives_the_global_hook(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    options = {"max_new_tokens": 12, "do_sample": False}
+    attach(target)
+    try:
+        uninstall_hook()
+        text = target.generate(prompt, assistant_model=drafter, window="fixed:3", **options)
+        assert drafter.last_trace.window["size"] == 3
+        assert torch.equal(text, target.generate(prompt, **options))
+        detach(target)
+        assert "window" not in vars(target.generation_config)
+    finally:
+        install_hook()
+
+
+def test_a_copy_of_an_attached_target_is_attached_itself(without_hook, prompt):
+    target = attach(tiny_target("llama"))
+    other = copy.deepcopy(target)
+    drafter = tiny_causal_drafter(target)
+    assert other.generate.__self__ is other
+    detach(target)
+    options = {"max_new_tokens": 12, "do_sample": False}
+    text = other.generate(prompt, assistant_model=drafter, window="fixed:3", **options)
+    assert drafter.last_trace.drafted > 0 and torch.equal(text, target.generate(prompt, **options))
+
+
 def test_attached_target_still_serves_other_assistants(without_hook, prompt):
     target, assistant = tiny_target("llama"), tiny_target("llama", seed=1, num_hidden_layers=2)
     plain = target.generate(prompt, max_new_tokens=12, do_sample=False)

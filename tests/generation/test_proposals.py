@@ -388,3 +388,30 @@ def test_it_is_saved_with_the_drafter(tmp_path):
     drafter.generation_config.window = WindowConfig(proposals="mixed", lookup_size=7, carry_over=True)
     drafter.save_pretrained(tmp_path)
     assert CausalLMDrafter.from_pretrained(tmp_path).generation_config.window == drafter.generation_config.window
+
+
+@pytest.mark.parametrize("window", ["confidence", "heuristic", "divergence"])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_lookup_takes_as_many_tokens_as_pay_under_every_adaptive_policy(window, do_sample, store_costs):
+    """And measures what that depends on, whichever drafter it proposes for."""
+    target = tiny_target("llama")
+    ids = torch.tensor([[5, 17, 3, 60, 9, 44] * 3])
+    options = {"max_new_tokens": 16, "do_sample": do_sample}
+    for drafter, given in (
+        (LookupDrafter.from_target(target), window),
+        (tiny_eagle3(target), WindowConfig(window, proposals="lookup")),
+    ):
+        costs = store_costs(target, drafter)
+        text = target.generate(ids, assistant_model=drafter, window=given, **options)
+        trace = drafter.last_trace
+        assert trace.window["policy"] == window and trace.window["proposals"] == "lookup"
+        assert trace.cost == costs.to_dict() and trace.drafted > 0
+        if not do_sample:
+            assert torch.equal(text, target.generate(ids, **options))
+
+
+@pytest.mark.parametrize("policy", ["cost_aware", "divergence", "confidence", "heuristic", "fixed"])
+def test_costs_are_needed_wherever_something_has_to_pay(policy):
+    needed = {proposals: WindowConfig(policy, proposals=proposals).needs_costs for proposals in ("lookup", "drafter")}
+    assert needed == {"lookup": policy != "fixed", "drafter": policy == "cost_aware"}
+    assert WindowConfig(policy, proposals="mixed").needs_costs

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import SuppressTokensAtBeginLogitsProcessor
 
 from ppow_hf import Eagle3Drafter, WindowConfig
 from ppow_hf.generation import draft_tree, tree_decoding, tree_verification
@@ -21,7 +22,14 @@ from ppow_hf.generation.draws import draw_in_turn
 from ppow_hf.generation.tree_config import TreeConfig
 from ppow_hf.generation.tree_verification import TreeVerifier
 from ppow_hf.generation.window_loop import DraftSampler
-from tests.generation.test_sampling import VOCABULARY, other_drafter, reduced_drafter, sampled_deviation, tiny
+from tests.generation.test_sampling import (
+    VOCABULARY,
+    deviation,
+    other_drafter,
+    reduced_drafter,
+    sampled_deviation,
+    tiny,
+)
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 BROAD = WindowConfig(policy="fixed", tree=TreeConfig(max_nodes=8, max_depth=3, branching=3))
@@ -61,27 +69,47 @@ def test_sampling_behind_the_paths_own_penalties_is_exact(proposals, options, st
     assert sampled_deviation(target, drafter, window, samples=600, **options) < 4
 
 
-def test_sampling_behind_processors_that_read_the_text_is_exact():
-    """Two tokens forbidden at the first place, by a processor that looks at the text."""
-    target = tiny(0)
-    drafter = other_drafter()
+def forbidding_deviation(samples=400):
+    """Of the first two tokens, where a processor that looks at the text forbids two tokens at the second place."""
+    target, drafter, prompt, forbidden = tiny(0), other_drafter(), torch.tensor([[1, 3]]), [0, 2]
+    texts = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=2)))
+    with torch.no_grad():
+        logits = target(torch.cat([prompt.expand(len(texts), -1), texts], dim=1)).logits[:, 1:-1].double()
+    logits[:, 1, forbidden] = -torch.inf
+    exact = logits.softmax(dim=-1).gather(-1, texts[..., None])[..., 0].prod(dim=-1).numpy()
+    counts = np.zeros(len(texts))
     torch.manual_seed(0)
-    counts = np.zeros(VOCABULARY)
-    for _ in range(300):
+    for _ in range(samples):
         output = target.generate(
-            torch.tensor([[1, 3]]),
+            prompt,
             assistant_model=drafter,
             window=BROAD,
             do_sample=True,
             top_k=0,
-            max_new_tokens=3,
-            begin_suppress_tokens=[0, 2],
+            max_new_tokens=4,
+            logits_processor=[SuppressTokensAtBeginLogitsProcessor(forbidden, begin_index=3)],
         )
-        counts[output[0, 2]] += 1
-    assert counts[0] == counts[2] == 0 and counts.min() == 0 < counts[1] and counts[3] > 0
+        counts[output[0, 2] * VOCABULARY + output[0, 3]] += 1
+    assert counts.reshape(VOCABULARY, -1)[:, forbidden].sum() == 0
+    return deviation(counts, exact)
+
+
+def test_sampling_behind_processors_that_read_the_text_is_exact():
+    assert forbidding_deviation() < 4
 
 
 # ---- planted biases -------------------------------------------------------------------------------------------------
+
+
+def test_the_test_detects_accepted_drafts_behind_processors(monkeypatch):
+    """Whatever was drawn first is accepted, as far as the processors allow it."""
+    sample = TreeVerifier._sample
+
+    def accept(self, tree, node, children, row):
+        return (children[0], tree.nodes[children[0]].token) if children else sample(self, tree, node, children, row)
+
+    monkeypatch.setattr(TreeVerifier, "_sample", accept)
+    assert forbidding_deviation() > 5
 
 
 def test_the_test_detects_children_chosen_by_probability(monkeypatch):

@@ -2,11 +2,14 @@
 # Licensed under the Apache License, Version 2.0.
 import json
 
+import numpy as np
 import pytest
+import torch
 from transformers import GenerationConfig
 
-from ppow_hf import AutoDrafter, LookupDrafter, WindowConfig
+from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig
 from ppow_hf.generation import WINDOW_POLICIES, fit_calibration, install_hook, uninstall_hook, use_window
+from ppow_hf.generation.policies import Outcome, make_policy
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
@@ -154,12 +157,18 @@ def test_limit():
         ("stretch", 0.0),
         ("online_calibration", 1),
         ("calibration", [1, 2]),
+        ("calibration", torch.zeros(6)),
+        ("calibration", {"Greedy": [0.0] * 6}),
+        ("calibration", {"greedy": torch.zeros(6)}),
+        ("calibration", {"greedy": np.zeros(6)}),
+        ("calibration", {"greedy": [0.0] * 6, "sampling": [0.0] * 5}),
+        ("calibration", {"sampling": [float("nan")] * 6}),
         ("initial_rate", 0.0),
         ("rate_memory", 0.0),
     ],
 )
 def test_bad_fields_are_named(field, value):
-    with pytest.raises(ValueError, match=f"`{field}`"):
+    with pytest.raises(ValueError, match=rf"`(window\.)?{field}"):
         WindowConfig(**{field: value})
 
 
@@ -167,6 +176,36 @@ def test_unknown_policy_lists_the_known_ones():
     with pytest.raises(ValueError) as error:
         WindowConfig(policy="adaptive")
     assert all(policy in str(error.value) for policy in WINDOW_POLICIES)
+
+
+@pytest.mark.parametrize("text", ["adaptive", "adaptive:5", "fixd:5"])
+def test_an_unknown_text_lists_every_form(text):
+    with pytest.raises(ValueError, match=f"Unknown window policy '{text.split(':')[0]}'") as error:
+        WindowConfig.parse(text)
+    known = str(error.value).split("Write one of: ")[1].split(" (")[0].split(", ")
+    assert known == [*WINDOW_POLICIES, "lookup", "mixed", "tree", "mixed_tree"]
+    assert all(isinstance(WindowConfig.parse(form), WindowConfig) for form in known)
+
+
+@pytest.mark.parametrize("policy", ["cost_aware", "divergence", "confidence", "heuristic", "fixed"])
+def test_only_cost_aware_windows_may_be_empty(policy, prompt, store_costs):
+    """`min_size=0`, where nothing a drafter says is ever worth anything."""
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target, num_layers=1)
+    store_costs(target, drafter, gamma=5.0, slope=0.9)
+    window = WindowConfig(policy, size=1, min_size=0, threshold=1.0, stretch=0.001)
+    target.generate(prompt, assistant_model=drafter, window=window, max_new_tokens=20, do_sample=False)
+    drafted = {cycle.drafted for cycle in drafter.last_trace.cycles if cycle.stop != "length"}
+    assert (0 in drafted) == (policy == "cost_aware") and drafted <= {0, 1}
+
+
+def test_the_memory_of_the_rate_is_a_cost():
+    """After `rate_memory` plain target steps' worth of cycles, dear ones as well as cheap, the prior is forgotten."""
+    for overhead, cycles in ((0.0, 400), (99.0, 4)):
+        policy = make_policy(WindowConfig(initial_rate=9.0, rate_memory=100.0), CostModel(0.0, overhead=overhead))
+        for _ in range(cycles):
+            policy.update(Outcome(drafted=4, accepted=0, committed=1, forwards=4))
+        assert policy.rate == pytest.approx(1 / (1 + overhead), rel=0.2)
 
 
 def test_per_call_window_replaces_the_stored_one(prompt):
