@@ -8,12 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, SynthIDTextWatermarkingConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    QuantizedCache,
+    SynthIDTextWatermarkingConfig,
+)
 from transformers.generation.logits_process import (
     SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
+
+from .learned_positions import learned_positions
+from .changing_rope import check_changing_rope
 
 # Of these caches the columns of rejected draft tokens can be taken out again.
 _CROPPABLE_CACHES = (None, "dynamic", "offloaded")
@@ -75,6 +83,7 @@ def check_configuration(generation_config: GenerationConfig) -> None:
 
 def check_call(
     generation_config: GenerationConfig,
+    target: PreTrainedModel,
     input_ids: torch.LongTensor,
     model_kwargs: dict[str, Any],
     logits_processor: LogitsProcessorList | None = None,
@@ -87,7 +96,7 @@ def check_call(
             "prompt, or leave out `assistant_model`."
         )
     cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.is_compileable:
+    if cache is not None and (cache.is_compileable or isinstance(cache, QuantizedCache)):
         raise ValueError(
             f"`past_key_values` is a {type(cache).__name__}, which cannot be combined with a drafter: rejected draft "
             "tokens are taken out of the cache. Pass a `DynamicCache`, or leave it out."
@@ -97,6 +106,7 @@ def check_call(
             f"`past_key_values` already holds {cache.get_seq_length()} tokens; the drafter has not seen the target's "
             "features for them. Pass the whole text without `past_key_values`, or an empty cache."
         )
+    check_changing_rope(generation_config, target, input_ids, model_kwargs)
     for processor in logits_processor or ():
         for kind, argument in _STATEFUL_PROCESSORS.items():
             if isinstance(processor, kind):
@@ -114,9 +124,7 @@ def max_length_of(generation_config: GenerationConfig, target: PreTrainedModel) 
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions >= max_length:
         return max_length
-    # Rotary and relative positions have no end. A table of learned ones does: drafting past it would crash where plain
-    # decoding, ending at EOS, would not have got to.
-    tables = (m for m in target.modules() if isinstance(m, nn.Embedding) and m is not target.get_input_embeddings())
-    learned = any(positions <= table.num_embeddings <= positions + 2 for table in tables)
+    # Drafting past the end of a table would crash where plain decoding, ending at EOS, would not have got to.
+    learned = learned_positions(target)
     # The verification's last input sits at `len + k - 1`, one place further than the text plain decoding feeds.
-    return min(max_length, positions + 1) if learned else max_length
+    return max_length if learned is None else min(max_length, learned + 1)

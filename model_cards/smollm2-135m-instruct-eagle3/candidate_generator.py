@@ -67,7 +67,7 @@ class PPOWCandidateGenerator(CandidateGenerator):
         model_kwargs: dict[str, Any],
         **unused: Any,
     ):
-        check_call(generation_config, input_ids, model_kwargs, logits_processor)
+        check_call(generation_config, target, input_ids, model_kwargs, logits_processor)
         drafter.bind_target(target)
         self.drafter = drafter
         self.window_config = window_for(drafter, getattr(generation_config, "window", None))
@@ -84,8 +84,7 @@ class PPOWCandidateGenerator(CandidateGenerator):
             logits_processor=logits_processor,
             do_sample=self.do_sample,
         )
-        needs_costs = config.policy == "cost_aware" or config.proposals == "mixed"
-        cost_model = CostModel.for_models(target, drafter) if needs_costs else None
+        cost_model = CostModel.for_models(target, drafter) if config.needs_costs else None
         adaptation = adaptation_for(drafter, target, config, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.divergence = adaptation.divergence
@@ -100,6 +99,8 @@ class PPOWCandidateGenerator(CandidateGenerator):
             self._overrides["output_hidden_states"] = True
 
         self._state = drafter.new_state()
+        # Remote code may bring a drafter of an older version, which does not say.
+        self._max_positions = getattr(drafter, "max_positions", None)
         self._window: DraftWindow | None = None
         self._prompt_keep: torch.Tensor | None = None
         self._prompt_rows = 0
@@ -215,6 +216,10 @@ class PPOWCandidateGenerator(CandidateGenerator):
     def _draft(self, ids: torch.LongTensor, limit: int) -> None:
         """Drafts the window, behind the looked-up tokens at the end of `ids`, if any."""
         cycle, proposal = self._cycle, self._proposal
+        limit = self._reachable(limit)
+        if limit <= len(proposal.tokens):
+            cycle.stop = "length"
+            return
         wanted = min(limit, self.policy.target_size())
         if wanted < 1 or not self._can_draft():
             cycle.stop = "policy"
@@ -302,8 +307,14 @@ class PPOWCandidateGenerator(CandidateGenerator):
             self._features.append(features.to(device))
 
     def _can_draft(self) -> bool:
-        """A feature drafter needs one verified position behind the token it starts from."""
+        """A feature drafter needs one verified position behind the token it starts from, any other a place for it."""
+        if self._reachable(1) < 1:
+            return False
         return not self.layer_ids or sum(part.shape[1] for part in self._features) > 0
+
+    def _reachable(self, limit: int) -> int:
+        """The longest window up to `limit` that the drafter has positions for: its last token is not fed."""
+        return limit if self._max_positions is None else min(limit, self._max_positions + 1 - self._committed)
 
     def _extend(self) -> torch.Tensor:
         """Gives the drafter everything that waits; returns the logits of the first draft token."""

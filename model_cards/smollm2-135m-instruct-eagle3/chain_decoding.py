@@ -22,6 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .modeling_drafter import DrafterModel
 from .end_tokens import eos_token_ids_of
+from .attention_rows import attention_rows
 from .chain_verification import ChainVerifier, Verified, verify_favourites
 from .text_end import TextEnd
 from .token_outputs import OUTPUTS, TokenOutputs
@@ -197,14 +198,20 @@ def _decode(
         outputs.past_key_values.crop(accepted - drafted)
         generator.update_candidate_strategy(input_ids, scores, accepted)
         given.commit(outputs, committed)
-        _keep(returned, outputs, logits, scores, committed, first)
+        _keep(returned, target, outputs, logits, scores, committed, first)
     if streamer is not None:
         streamer.end()
     return returned.result(input_ids, given.model_kwargs["past_key_values"])
 
 
 def _keep(
-    returned: TokenOutputs, outputs: Any, logits: torch.Tensor, scores: torch.Tensor, committed: int, first: bool
+    returned: TokenOutputs,
+    target: PreTrainedModel,
+    outputs: Any,
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    committed: int,
+    first: bool,
 ) -> None:
     """Keeps what is to be returned of the committed tokens. The first stands for the whole prompt."""
     returned.add("scores", (scores[:, i] for i in range(committed)))
@@ -213,12 +220,7 @@ def _keep(
         states = outputs.hidden_states
         rows = (tuple(layer[:, i : i + 1] for layer in states) for i in range(committed))
         returned.add("hidden_states", [tuple(states)] if first else rows)
-    # Some attention implementations give none.
-    if returned.wants("attentions") and outputs.attentions[0] is not None:
-        attentions, last = outputs.attentions, logits.shape[1] - 1
-        # The last row sees all columns, each before it one less.
-        rows = (
-            tuple(layer[..., i : i + 1, : layer.shape[-1] - last + i] for layer in attentions)
-            for i in range(committed)
-        )
+    if returned.wants("attentions"):
+        attentions, config = outputs.attentions, target.config.get_text_config()
+        rows = attention_rows(attentions, committed, logits.shape[1] - 1, outputs.past_key_values, config)
         returned.add("attentions", [tuple(attentions)] if first else rows)

@@ -50,6 +50,11 @@ def isotonic(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(int(count))]
 
 
+def is_plausible(curve: Sequence[float]) -> bool:
+    """Whether no verification of `n` tokens costs more than the `n + 1` plain target steps that do its work."""
+    return all(value <= n + 1 for n, value in enumerate(curve))
+
+
 @dataclass
 class CostModel:
     r"""
@@ -244,7 +249,10 @@ class CostModel:
             OSError: If it cannot be written; the old file is then left as it was.
         """
         if not self.key:
-            raise ValueError("This cost model has no `key`; only measured ones (`CostModel.measure`) can be stored.")
+            raise ValueError(
+                "This cost model has no `key`; only measured ones (`CostModel.measure`) can be stored, and those only "
+                "if nothing else kept the machine busy meanwhile."
+            )
         path = _file_of(path)
         try:
             entries = _read_entries(path) if path.exists() else {}

@@ -48,7 +48,7 @@ def decode(
     """
     config, processors = call["generation_config"], call.get("logits_processor")
     model_kwargs = {name: value for name, value in call.items() if name not in _PREPARED}
-    check_call(config, input_ids, model_kwargs, processors)
+    check_call(config, target, input_ids, model_kwargs, processors)
     with shared_keys(target.device), growing_in_place(model_kwargs.get("past_key_values")):
         if trees_or_chains(target, drafter, config, model_kwargs):
             return decode_with_trees(target, input_ids, drafter=drafter, **call)

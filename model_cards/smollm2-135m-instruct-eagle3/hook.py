@@ -285,7 +285,8 @@ def attach(target: PreTrainedModel) -> PreTrainedModel:
     Lets one target use drafters, without the global hook.
 
     Args:
-        target ([`~transformers.PreTrainedModel`]): The target. Copies of it (`deepcopy`) are not attached.
+        target ([`~transformers.PreTrainedModel`]): The target. Copies of it (`deepcopy`) made from now on are
+            attached, too, each for itself.
 
     Returns:
         The target.
@@ -297,8 +298,9 @@ def attach(target: PreTrainedModel) -> PreTrainedModel:
     for name, wrap in _ATTACHED.items():
         if name not in target.__dict__:
             target.__dict__[name] = types.MethodType(wrap(unhooked(type(target), name)), target)
-    # Read through the target's own generation config: `generate(window=...)` is then known to this target alone.
-    if not hasattr(target.generation_config, "window"):
+    # Read through the target's own generation config: `generate(window=...)` is then known to this target alone, and
+    # stays so when the global hook, which makes it known to all, goes.
+    if "window" not in vars(target.generation_config):
         target.generation_config.window = None
     return target
 

@@ -47,7 +47,7 @@ def drafter_config_for(target: PreTrainedModel, *, draft_vocab_size: int | None 
         "draft_vocab_size": draft_vocab_size,
         "hidden_size": source.hidden_size,
         "target_hidden_size": source.hidden_size,
-        "intermediate_size": getattr(source, "intermediate_size", None) or 4 * source.hidden_size,
+        "intermediate_size": _intermediate_size(source) or 4 * source.hidden_size,
         "num_attention_heads": heads,
         "num_key_value_heads": getattr(source, "num_key_value_heads", None) or heads,
         "head_dim": getattr(source, "head_dim", None) or source.hidden_size // heads,
@@ -70,6 +70,12 @@ def drafter_config_for(target: PreTrainedModel, *, draft_vocab_size: int | None 
     values.update(overrides)
     values["aux_layer_ids"] = list(check_layer_ids(values["aux_layer_ids"], source.num_hidden_layers))
     return Eagle3DrafterConfig(**values)
+
+
+def _intermediate_size(source) -> int | None:
+    """That of the target's last layer, where each has its own."""
+    size = getattr(source, "intermediate_size", None)
+    return size[-1] if isinstance(size, list | tuple) else size
 
 
 def _rope_parameters(source) -> dict | None:

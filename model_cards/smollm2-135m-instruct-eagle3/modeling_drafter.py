@@ -70,6 +70,11 @@ class DrafterModel(PreTrainedModel):
         """Target id of every draft id, `(draft_vocab_size,)` int64, or `None` when the vocabularies are the same."""
         return None
 
+    @property
+    def max_positions(self) -> int | None:
+        """Most tokens of a text, draft tokens included, that this drafter can read; `None` where there is no end."""
+        return None
+
     def new_state(self, batch_size: int = 1) -> DrafterState:
         """
         An empty state, with no committed token.

@@ -68,7 +68,7 @@ def gather_features(hidden_states: Sequence[torch.Tensor | None] | None, layer_i
         `torch.Tensor` of shape `(batch, length, len(layer_ids) * target_hidden_size)`.
 
     Raises:
-        ValueError: If the target did not return a hidden state that is needed.
+        ValueError: If the target did not return a hidden state that is needed, or returned several streams of them.
     """
     if hidden_states is None:
         raise ValueError(
@@ -81,6 +81,13 @@ def gather_features(hidden_states: Sequence[torch.Tensor | None] | None, layer_i
             f"The target returned {len(hidden_states)} hidden states but none for layers {missing} of "
             f"`aux_layer_ids`={list(layer_ids)}. Train a drafter for this target, or check the ids."
         )
+    last = hidden_states[layer_ids[-1]]
+    if last.dim() != 3:
+        raise ValueError(
+            f"The target's hidden states have the shape {tuple(last.shape)}, where this drafter reads one stream of "
+            "shape (batch, length, hidden_size). Use a `CausalLMDrafter` or a `LookupDrafter`, which need no target "
+            "features."
+        )
     # A target spread over several devices returns each layer's states on its own.
-    device = hidden_states[layer_ids[-1]].device
+    device = last.device
     return torch.cat([hidden_states[k].to(device) for k in layer_ids], dim=-1)

@@ -21,7 +21,9 @@ class TreeConfig:
     likeliest nodes of `max_depth` levels (EAGLE-2, arXiv 2406.16858).
 
     Args:
-        max_nodes (`int`, *optional*, defaults to 32): Most draft tokens to verify in one target pass.
+        max_nodes (`int`, *optional*, defaults to 32): Most draft tokens of a tree, looked-up ones in it included, to
+            verify in one target pass. With mixed proposals, a pass in which lookup alone proposes verifies a chain of
+            up to `lookup_size` tokens of the window instead.
         max_depth (`int`, *optional*, defaults to 8): Most of the drafter's tokens on one path. Looked-up ones may go
             deeper.
         branching (`int`, *optional*, defaults to 4): Most children of a node. With 1 the tree is a chain.

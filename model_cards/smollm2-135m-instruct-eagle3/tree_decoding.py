@@ -105,7 +105,7 @@ class TreeDecoding:
         streamer: BaseStreamer | None,
         model_kwargs: dict[str, Any],
     ):
-        check_call(generation_config, input_ids, model_kwargs, logits_processor)
+        check_call(generation_config, target, input_ids, model_kwargs, logits_processor)
         check_inputs(model_kwargs)
         drafter.bind_target(target)
         window = window_for(drafter, getattr(generation_config, "window", None))
@@ -122,8 +122,7 @@ class TreeDecoding:
             do_sample=self.do_sample,
         )
         self.verifier = TreeVerifier(self.sampler, logits_processor, self.eos_token_ids)
-        needs_costs = window.policy == "cost_aware" or window.proposals == "mixed"
-        cost_model = CostModel.for_models(target, drafter) if needs_costs else None
+        cost_model = CostModel.for_models(target, drafter) if window.needs_costs else None
         adaptation = tree_adaptation_for(drafter, target, window, cost_model, self.do_sample)
         self.policy, self.estimator = adaptation.policy, adaptation.estimator
         self.siblings, self.divergence = adaptation.siblings, adaptation.divergence
@@ -134,6 +133,9 @@ class TreeDecoding:
         self.finished = False
 
         self._state = drafter.new_state()
+        # Remote code may bring a drafter of an older version, which does not say.
+        self._max_positions = getattr(drafter, "max_positions", None)
+        self._unseen = 0  # tokens of the text that are none of the drafter's
         self._tokens: list[torch.Tensor] = []  # waiting to be given to the drafter
         self._features: list[torch.Tensor] = []
         self._num_accepted = 0
@@ -227,19 +229,23 @@ class TreeDecoding:
             tokens = tokens[:, keep.to(tokens.device)]
             features = features[:, keep.to(features.device)] if features is not None else None
         self.trace.prompt_length = tokens.shape[1]
+        self._unseen = self.input_ids.shape[1] - tokens.shape[1]
         self._tokens.append(tokens.to(device))
         if features is not None:
             self._features.append(features.to(device))
 
     def _draft(self, cycle: Cycle) -> DraftTree:
         """Gives the drafter what waits for it, and grows a tree."""
-        limit = self.max_length - self.input_ids.shape[1] - 1
-        depth = min(limit, self.policy.tree.max_depth)
+        length = self.input_ids.shape[1]
+        limit = room = self.max_length - length - 1
+        if self._max_positions is not None:
+            room = min(limit, self._max_positions + 1 - (length - self._unseen))  # the deepest level is not fed
+        depth = min(room, self.policy.tree.max_depth)
         # A feature drafter needs one verified position behind the token it starts from.
         able = not self.layer_ids or sum(part.shape[1] for part in self._features) > 0
         self._proposal, graft = None, None
         if self.lookup is not None and limit > 0:
-            proposal = self._proposal = self.lookup.propose(limit, able)
+            proposal = self._proposal = self.lookup.propose(limit, able and room > 0)
             if proposal.source == "lookup":
                 cycle.source, cycle.stop = "lookup", self.lookup.stop_reason(proposal, limit)
                 return DraftTree.chain(proposal.tokens, proposal.predicted)
@@ -253,7 +259,7 @@ class TreeDecoding:
                 eos_token_ids=self.eos_token_ids,
             )
         if depth < 1 or not able:
-            cycle.stop = "length" if limit < 1 else "policy"
+            cycle.stop = "length" if room < 1 else "policy"
             return DraftTree()
         tokens = self._tokens[0] if len(self._tokens) == 1 else torch.cat(self._tokens, dim=1)
         features = None
@@ -285,7 +291,7 @@ class TreeDecoding:
             graft=graft,
             step=step,
         )
-        if tree.stop != "eos" and tree.depth == limit:
+        if tree.stop != "eos" and tree.depth >= room:
             tree.stop = "length"
         return tree
 

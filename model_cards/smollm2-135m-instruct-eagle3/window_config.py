@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .acceptance import DEFAULT_WEIGHTS, check_weights
 from .tree_config import TREE_POLICIES, TreeConfig
 
 WINDOW_POLICIES = ("cost_aware", "divergence", "confidence", "heuristic", "fixed")
 WINDOW_PROPOSALS = ("drafter", "lookup", "mixed")
 DIVERGENCE_METRICS = ("tv", "kl")
+# What the short text form may name besides a policy.
+_PROPOSAL_FORMS, _TREE_FORMS = ("lookup", "mixed"), ("tree", "mixed_tree")
 
 
 def _integer(name: str, value: Any, low: int) -> int:
@@ -50,7 +53,8 @@ class WindowConfig:
         size (`int`, *optional*, defaults to 5):
             The window of `"fixed"`, and the first window of `"heuristic"` and `"divergence"`.
         min_size (`int`, *optional*, defaults to 1):
-            Smallest window. `0` lets the adaptive policies skip drafting for a cycle. `"fixed"` ignores it.
+            Smallest window. `0` lets `"cost_aware"` skip drafting for a cycle; the other adaptive policies draft at
+            least one token, and `"fixed"` ignores it.
         max_size (`int`, *optional*, defaults to 12):
             Largest window of the adaptive policies. `"fixed"` ignores it.
         threshold (`float`, *optional*, defaults to 0.4):
@@ -70,7 +74,7 @@ class WindowConfig:
         initial_rate (`float`, *optional*, defaults to 1.4):
             Committed tokens per unit cost that `"cost_aware"` assumes before it has seen any.
         rate_memory (`float`, *optional*, defaults to 40.0):
-            Number of cycles over which the running rate of `"cost_aware"` is averaged.
+            Cost, in plain target steps, over which the running rate of `"cost_aware"` is averaged.
         tree ([`TreeConfig`] or `dict` or `bool`, *optional*):
             Draft a tree instead of a chain, within these limits (`True`: the default ones), which then replace `size`
             and `max_size`. With `"cost_aware"` or `"fixed"`.
@@ -79,8 +83,8 @@ class WindowConfig:
             - `"lookup"`: what followed the last time the text read like this; no drafter runs. With `policy="fixed"`
               always `size` tokens, otherwise as many as pay.
             - `"mixed"`: per cycle whichever is expected to commit most tokens per unit of cost: the drafter, lookup,
-              or lookup and the drafter behind it. With a `tree`, lookup, or the drafter's tree with looked-up tokens
-              in it.
+              or lookup and the drafter behind it. With a `tree`, lookup (a chain of up to `lookup_size` tokens, which
+              may be more than the tree's `max_nodes`), or the drafter's tree with looked-up tokens in it.
         lookup_size (`int`, *optional*, defaults to 24):
             Most looked-up tokens in a window.
         carry_over (`bool`, *optional*, defaults to `False`):
@@ -137,11 +141,7 @@ class WindowConfig:
         self.stretch = _number("stretch", self.stretch, 0.0, 100.0, open_low=True)
         if not isinstance(self.online_calibration, bool):
             raise ValueError(f"`online_calibration` of the window must be a bool, got {self.online_calibration!r}.")
-        if self.calibration is not None and not isinstance(self.calibration, dict):
-            raise ValueError(
-                "`calibration` of the window must be a dict with weights from `fit_calibration`, or None, got "
-                f"{self.calibration!r}."
-            )
+        self._check_calibration()
         self.initial_rate = _number("initial_rate", self.initial_rate, 0.0, 1000.0, open_low=True)
         self.rate_memory = _number("rate_memory", self.rate_memory, 0.0, 1e9, open_low=True)
         self.tree = TreeConfig.coerce(self.tree)
@@ -163,10 +163,29 @@ class WindowConfig:
         if not isinstance(self.carry_over, bool):
             raise ValueError(f"`carry_over` of the window must be a bool, got {self.carry_over!r}.")
 
+    def _check_calibration(self) -> None:
+        calibration = self.calibration
+        if calibration is None:
+            return
+        if not isinstance(calibration, dict) or calibration.keys() - DEFAULT_WEIGHTS.keys():
+            raise ValueError(
+                "`calibration` of the window must be None or a dict with weights from `fit_calibration` under "
+                f"{' or '.join(map(repr, DEFAULT_WEIGHTS))}, got {calibration!r}."
+            )
+        for mode, weights in calibration.items():
+            check_weights(weights, mode)
+
     @property
     def limit(self) -> int:
         """`int`: The largest window this configuration can ask for."""
         return self.size if self.policy == "fixed" else self.max_size
+
+    @property
+    def needs_costs(self) -> bool:
+        """`bool`: Whether a [`CostModel`] is needed: to stop where drafting no longer pays, or to choose proposals."""
+        if self.policy == "cost_aware" or self.proposals == "mixed":
+            return True
+        return self.proposals == "lookup" and self.policy != "fixed"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-serialisable dict with every field (transformers calls this for `generation_config.json`)."""
@@ -196,8 +215,9 @@ class WindowConfig:
             text (`str`): A policy name, or `"fixed:K"` / `"heuristic:K"` / `"divergence:K"` (K = `size`), or
                 `"confidence:T"` (T = `threshold`), or `"cost_aware:K"` (K = `max_size`): chains, all of them. `"tree"`
                 or `"tree:N"` (N = `max_nodes`) for a tree, `"mixed_tree"` or `"mixed_tree:N"` for one with looked-up
-                tokens. `"mixed"` for mixed proposals with the policy of `base`, `"lookup"` for lookup alone,
-                `"lookup:K"` for always K looked-up tokens.
+                tokens; where lookup alone proposes in place of such a tree, it is a chain of up to `lookup_size`
+                tokens, whatever N. `"mixed"` for mixed proposals with the policy of `base`, `"lookup"` for lookup
+                alone, `"lookup:K"` for always K looked-up tokens.
             base ([`WindowConfig`], *optional*): Where the other fields come from. Defaults to the default values.
 
         Returns:
@@ -208,16 +228,21 @@ class WindowConfig:
         """
         base = base if base is not None else cls()
         policy, colon, argument = text.strip().partition(":")
-        if policy in ("lookup", "mixed"):
+        if policy in _PROPOSAL_FORMS:
             return cls._parse_proposals(text, base)
         # Naming a policy asks for the drafter under that policy.
-        if policy in ("tree", "mixed_tree"):
+        if policy in _TREE_FORMS:
             proposals = "mixed" if policy == "mixed_tree" else "drafter"
             tree = TreeConfig.parse(text, base.tree)
             return replace(base, policy="cost_aware", tree=tree, proposals=proposals)
         base = replace(base, tree=None, proposals="drafter")
-        if policy not in WINDOW_POLICIES or not colon:
-            return replace(base, policy=policy)  # raises, naming the policies, if there is no such policy
+        if policy not in WINDOW_POLICIES:
+            known = ", ".join((*WINDOW_POLICIES, *_PROPOSAL_FORMS, *_TREE_FORMS))
+            raise ValueError(
+                f'Unknown window policy {policy!r}. Write one of: {known} (for a fixed window of 5 tokens "fixed:5").'
+            )
+        if not colon:
+            return replace(base, policy=policy)
         name = {"confidence": "threshold", "cost_aware": "max_size"}.get(policy, "size")
         try:
             value = float(argument) if name == "threshold" else int(argument)
