@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ppow_hf.data import load_responses, split_holdout
 from ppow_hf.data.files import PROVENANCE_FILE
+from ppow_hf.json_files import read_json_object
 from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume
 from ppow_hf.trainer import DrafterTrainer
 
@@ -24,7 +25,8 @@ def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
     for path in paths:
         parts.append(load_responses(path).select_columns(["prompt", "input_ids", "loss_mask"]))
         file = Path(path) / PROVENANCE_FILE
-        provenance.append(json.loads(file.read_text()) if file.exists() else None)
+        remedy = "Delete it, and nothing is recorded of where the responses come from, or copy them again."
+        provenance.append(read_json_object(file, remedy) if file.exists() else None)
     return (parts[0] if len(parts) == 1 else concatenate_datasets(parts)), provenance
 
 

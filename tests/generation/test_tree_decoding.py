@@ -386,7 +386,7 @@ def test_bfloat16_runs(prompt):
 def test_cost_model_is_found_by_its_key(prompt, cache_folder):
     target = tiny_target("llama")
     drafter = tiny_causal_drafter(target)
-    dear = CostModel(5.0, [1.0, 9.0], 0.0, 0.03, key=cost_model_key(target, drafter))
+    dear = CostModel(5.0, [1.0, 2.0], 0.0, 0.03, key=cost_model_key(target, drafter))
     dear.save(cache_folder)
     target.generate(prompt, assistant_model=drafter, window=COST_AWARE, max_new_tokens=12, do_sample=False)
     assert drafter.last_trace.drafted == 0 and drafter.last_trace.cost["gamma"] == 5.0
