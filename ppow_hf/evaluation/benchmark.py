@@ -9,7 +9,6 @@ prompts. tau = tokens committed / verifications, the target's bonus token includ
 method's tokens per second over plain `generate`'s on the same prompt.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..json_files import read_json_object
 from ..whole_files import write_json_whole
 from .aggregate import BOOTSTRAP, calibration_rows, compare_with_fixed, result_row, summarize
 from .contention import disturbed
@@ -246,7 +246,7 @@ def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
 
 def _oracle_of(path: Path) -> dict[str, Any] | None:
     """What [`add_oracle`] has added to a benchmark's results."""
-    return json.loads(path.read_text(encoding="utf-8")).get("oracle") if path.is_file() else None
+    return read_json_object(path, "Delete it, and start again.").get("oracle") if path.is_file() else None
 
 
 def _disturbed_runs(prompts: Sequence[dict[str, Any]]) -> dict[str, int]:

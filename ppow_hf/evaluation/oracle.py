@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..drafters import DrafterModel
 from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel, WindowConfig
+from ..json_files import read_json_object
 from ..whole_files import write_json_whole
 from .aggregate import bootstrap_interval, measured_so_far
 from .measure import measure_generation
@@ -135,7 +136,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"`folder` is {str(folder)!r}, which holds no results.json: run `ppow bench` first.")
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json_object(path, "Run `ppow bench` again, which writes it anew.")
     if 0.0 not in results["arguments"]["temperatures"]:
         raise ValueError(
             f"The benchmark in {folder} did not run at temperature 0: only greedy texts can be replayed. Run it with "

@@ -4,10 +4,10 @@
 
 import sys
 
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
-from ..generation.call_checks import max_length_of
+from ..drafters.learned_positions import learned_positions as positions_in_table
 
 
 def positions_of(model: PreTrainedModel) -> int | None:
@@ -32,13 +32,7 @@ def learned_positions(model: PreTrainedModel) -> int | None:
     Args:
         model ([`~transformers.PreTrainedModel`]): A target, or a drafter, of which a causal LM that it wraps counts.
     """
-    models = [model]
-    if isinstance(model, DrafterModel):
-        models = [m for m in model.modules() if isinstance(m, PreTrainedModel) and not isinstance(m, DrafterModel)]
-    endless = GenerationConfig(max_length=sys.maxsize)
-    longest = min((max_length_of(endless, m) for m in models), default=sys.maxsize)
-    # The last token of a text is read by no model.
-    return None if longest == sys.maxsize else longest - 1
+    return model.max_positions if isinstance(model, DrafterModel) else positions_in_table(model)
 
 
 def longest_text(target: PreTrainedModel, drafter: DrafterModel) -> int:
