@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedModel,
@@ -19,9 +20,12 @@ from transformers.generation.logits_process import (
     SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
+from transformers.utils import logging
 
 from .learned_positions import learned_positions
 from .changing_rope import check_changing_rope
+
+logger = logging.get_logger(__name__)
 
 # Of these caches the columns of rejected draft tokens can be taken out again.
 _CROPPABLE_CACHES = (None, "dynamic", "offloaded")
@@ -61,12 +65,6 @@ def check_configuration(generation_config: GenerationConfig) -> None:
             )
     if config.use_cache is False:
         raise ValueError("`use_cache=False` cannot be combined with a drafter. Leave it out.")
-    if config.cache_implementation not in _CROPPABLE_CACHES:
-        raise ValueError(
-            f"`cache_implementation`={config.cache_implementation!r} cannot be combined with a drafter: rejected "
-            "draft tokens are taken out of the cache. Leave it out, and the cache grows with the text, or leave out "
-            "`assistant_model`."
-        )
     if getattr(config, "guidance_scale", None) not in (None, 1):
         raise ValueError(
             f"`guidance_scale`={config.guidance_scale} cannot be combined with a drafter: guidance runs the target "
@@ -79,6 +77,34 @@ def check_configuration(generation_config: GenerationConfig) -> None:
             "before it in the order of the calls, rejected ones included. Use `WatermarkingConfig`, whose marks "
             "depend on the text alone, or leave out `assistant_model`."
         )
+
+
+def ask_for_growing_cache(generation_config: GenerationConfig) -> bool:
+    """
+    Has a call decode with a cache that rejected draft tokens can be taken out of, whatever `cache_implementation` it
+    or the target's generation config names: static and quantized ones change where keys and values are kept, not the
+    text. A warning says so.
+
+    Args:
+        generation_config ([`~transformers.GenerationConfig`]): The prepared configuration of the call; changed.
+
+    Returns:
+        `bool`: Whether it asked for another cache.
+    """
+    asked = generation_config.cache_implementation
+    if asked in _CROPPABLE_CACHES:
+        return False
+    logger.warning_once(
+        f"`cache_implementation`={asked!r} is not used with a drafter, since rejected draft tokens are taken out of "
+        "the cache: one that grows with the text is. The text is the same."
+    )
+    generation_config.cache_implementation = None
+    return True
+
+
+def replace_cache(target: PreTrainedModel, model_kwargs: dict[str, Any]) -> None:
+    """Puts an empty growing cache in the place of the one that `generate` has made already."""
+    model_kwargs["past_key_values"] = DynamicCache(config=target.config.get_text_config(decoder=True))
 
 
 def check_call(

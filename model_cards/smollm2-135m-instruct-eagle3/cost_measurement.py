@@ -26,6 +26,7 @@ from .growing_cache import grow_in_place
 from .learned_positions import learned_positions
 from .prepacking import is_prepacked
 from .target_features import gather_features
+from .whole_files import write_text_whole
 from .changing_rope import changing_ropes
 from .cost_model import COST_MODEL_FILE, CostModel, is_plausible, isotonic
 from .drafter_window import stored_window
@@ -47,6 +48,8 @@ _WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass
 # costs little more than a small one, twice as many.
 _LARGEST, _LARGEST_ON_GPU = 32, 64
+# Folder within a drafter's for what decoding keeps there, as the Hub's own downloads have one.
+_OWN_CACHE = ".cache/ppow_hf"
 # Most times that a curve is measured which another load on the machine has spoilt.
 _ATTEMPTS = 3
 # Tokens of the generation that tells the work around models.
@@ -106,10 +109,10 @@ def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
     return " | ".join((name, dtypes, versions, _identity(target, drafter)))
 
 
-def _beside(drafter: DrafterModel) -> Path | None:
-    """The cost models stored beside the drafter, if it was loaded from a folder."""
+def _folder(drafter: DrafterModel) -> Path | None:
+    """The folder that a drafter was loaded from."""
     source = getattr(drafter, "name_or_path", None) or drafter.config._name_or_path
-    return Path(source) / COST_MODEL_FILE if source and os.path.isdir(source) else None
+    return Path(source) if source and os.path.isdir(source) else None
 
 
 def _in_cache() -> Path:
@@ -121,13 +124,13 @@ def _in_cache() -> Path:
 def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel:
     """
     The cost model of these models on this machine: remembered, stored beside the drafter or in the user's cache, or
-    measured now (about a second for a small model) and stored in that cache for the next time.
+    measured now (about a second for a small model) and stored in both for the next time.
 
-    Only who asks for it writes beside a drafter, with `ppow calibrate --drafter FOLDER` or [`CostModel.save`].
-    Decoding must not: what lies in a drafter's folder is published with it and stated on its card, and the folder is
-    often under version control, or shared with people whose machines are others. For a folder of one's own that costs
-    nothing: the cache knows costs by the sizes of the models and not by a path, so that the drafters a training writes
-    one after another, and copies of them, are measured once, all together.
+    Beside a drafter they lie in `.cache/ppow_hf/`, which tells Git to leave it out and is not published. Its
+    `cost_model.json` itself, which is published and stated on its card, is written only for who asks for it, with
+    `ppow calibrate --drafter FOLDER` or [`CostModel.save`], and goes before all others. The user's cache knows costs
+    by the sizes of the models and not by a path, so that the drafters a training writes one after another, and copies
+    of them, are measured once, all together; the folder knows them where the cache is gone, as in a container.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.
@@ -143,7 +146,7 @@ def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel
     found = stored_cost_model(target, drafter)
     if found is None:
         found = measure_cost_model(target, drafter)
-        kept = _store(found) if found.key else "Not stored: they are measured again in the next process."
+        kept = _store(found, drafter) if found.key else "Not stored: they are measured again in the next process."
         logger.warning(
             f"Measured the costs of this drafter on this machine: draft step {found.gamma:.3f}, verification of 4 "
             f"tokens {found.verify(4):.3f}, overhead {found.overhead:.3f} of a target step of "
@@ -163,7 +166,10 @@ def stored_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostMod
         drafter ([`DrafterModel`]): The drafter, in the dtype that it decodes in.
     """
     key = cost_model_key(target, drafter)
-    for place in filter(None, (_beside(drafter), _in_cache())):
+    folder, places = _folder(drafter), [_in_cache()]
+    if folder is not None:
+        places = [folder / COST_MODEL_FILE, *places, folder / _OWN_CACHE / COST_MODEL_FILE]
+    for place in places:
         try:
             found = CostModel.load(place, key)
         except (ValueError, OSError) as error:
@@ -179,11 +185,22 @@ def stored_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostMod
     return None
 
 
-def _store(cost_model: CostModel) -> str:
+def _store(cost_model: CostModel, drafter: DrafterModel) -> str:
+    """Stores costs in the user's cache and, for a drafter from a folder, beside it. Returns in words where."""
+    folder, stored = _folder(drafter), []
     try:
-        return f"Stored in {cost_model.save(_in_cache())}."
+        stored.append(f"`{cost_model.save(_in_cache())}`")
     except OSError:
-        return "It could not be stored; set PPOW_HF_CACHE to a writable folder."
+        pass
+    if folder is not None:
+        try:
+            stored.append(f"`{cost_model.save(folder / _OWN_CACHE)}`")
+            write_text_whole(folder / _OWN_CACHE / ".gitignore", "*\n")
+        except OSError:
+            pass
+    if not stored:
+        return "They could not be stored; set PPOW_HF_CACHE to a writable folder."
+    return f"Stored in {' and '.join(stored)}."
 
 
 def _synchronise(device: torch.device) -> None:

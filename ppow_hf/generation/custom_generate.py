@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from .call_checks import ask_for_growing_cache, replace_cache
 from .dispatch import decode
 from .hook import attached, check_drafter_call, has_own_generator, unhooked
 from .window_config import WindowConfig
@@ -67,6 +68,8 @@ def speculative_generate(
         )
     if window is not None:
         generation_config.window = window
+    if ask_for_growing_cache(generation_config):
+        replace_cache(model, model_kwargs)
     check_drafter_call(model, drafter, generation_config)
     if token_streamer is not None:
         token_streamer.put(input_ids.cpu())

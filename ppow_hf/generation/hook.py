@@ -120,6 +120,9 @@ def _wrap_validate_generation_mode(original):
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         assistant = generation_mode_kwargs.get("assistant_model")
         if has_own_generator(assistant):
+            from .call_checks import ask_for_growing_cache
+
+            ask_for_growing_cache(generation_config)
             check_drafter_call(self, assistant, generation_config)
         elif getattr(generation_config, "window", None) is not None:
             raise ValueError(

@@ -66,18 +66,6 @@ def test_two_sources_of_drafts(pair, prompt, options):
     refuse(pair, prompt, next(iter(options)), **options)
 
 
-@pytest.mark.parametrize("window", ["fixed:3", "lookup:3", "tree"])
-@pytest.mark.parametrize("implementation", ["static", "offloaded_static", "sliding_window", "quantized"])
-def test_caches_that_rejected_tokens_cannot_be_taken_out_of(pair, prompt, implementation, window):
-    refuse(
-        pair,
-        prompt,
-        rf"`cache_implementation`='{implementation}' cannot be combined with a drafter.*Leave it out",
-        cache_implementation=implementation,
-        window=window,
-    )
-
-
 def test_a_static_cache_of_the_users(pair, prompt):
     cache = StaticCache(config=pair[0].config, max_cache_len=32)
     refuse(pair, prompt, "`past_key_values` is a StaticCache.*Pass a `DynamicCache`", past_key_values=cache)

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ppow_hf.generation import cost_measurement
 from ppow_hf.generation.cost_measurement import _level_costs, cost_model_key, find_cost_model
 from ppow_hf.generation.cost_model import isotonic
 from ppow_hf.generation.tree_config import TreeConfig
+from ppow_hf.hub.push_files import select_files
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 
@@ -314,11 +316,12 @@ def saved(tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Files of a drafter's folder. What decoding keeps in it is hidden in a folder of its own."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".cache"}
 
 
 def test_measured_once_and_kept_in_the_cache(saved, prompt, cache_folder):
-    """The drafter's folder stays as it is: it may be published, under version control, or somebody else's."""
+    """The drafter's own files stay as they are: they may be published or under version control."""
     target, folder = saved
     before = contents(folder)
     drafter = AutoDrafter.from_pretrained(folder)
@@ -330,6 +333,30 @@ def test_measured_once_and_kept_in_the_cache(saved, prompt, cache_folder):
     found = find_cost_model(target, again)
     assert found.to_dict() == content["entries"][found.key] == drafter.last_trace.cost
     assert find_cost_model(target, again) is found
+
+
+def test_measured_once_and_kept_beside_the_drafter(saved, cache_folder, monkeypatch):
+    """Where the user's cache does not last, as in a container, a drafter's folder does."""
+    target, folder = saved
+    found = find_cost_model(target, AutoDrafter.from_pretrained(folder))
+    kept = folder / ".cache" / "ppow_hf"
+    assert CostModel.load(kept, found.key) == found
+    assert not select_files(folder).files.keys() & {f".cache/ppow_hf/{name}" for name in os.listdir(kept)}
+    shutil.rmtree(cache_folder)
+    monkeypatch.setattr(cost_measurement, "measure_cost_model", None)
+    assert find_cost_model(target, AutoDrafter.from_pretrained(folder)) == found
+    # Costs measured since go before, wherever they are.
+    CostModel(0.25, key=found.key).save(cache_folder)
+    assert find_cost_model(target, AutoDrafter.from_pretrained(folder)).gamma == 0.25
+
+
+def test_version_control_leaves_out_what_is_kept_beside_a_drafter(saved, cache_folder):
+    target, folder = saved
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
+    find_cost_model(target, AutoDrafter.from_pretrained(folder))
+    status = ["git", "-C", folder, "status", "--porcelain", "--untracked-files=all"]
+    files = subprocess.run(status, check=True, capture_output=True, text=True).stdout
+    assert "config.json" in files and ".cache" not in files
 
 
 def test_drafters_of_one_shape_are_measured_once(saved, tmp_path):
@@ -368,6 +395,7 @@ def test_costs_that_cannot_be_kept_are_used_all_the_same(saved, tmp_path, monkey
     target, folder = saved
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PPOW_HF_CACHE", str(tmp_path / "file" / "cache"))
+    (folder / ".cache").write_text("in the way, too")
     before = contents(folder)
     assert find_cost_model(target, AutoDrafter.from_pretrained(folder)).gamma > 0
     assert contents(folder) == before

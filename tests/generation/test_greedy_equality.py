@@ -2,12 +2,15 @@
 # Licensed under the Apache License, Version 2.0.
 """Greedy speculative text equals plain text in float32: every target family, drafter family and policy."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import DynamicCache, StoppingCriteria, TextIteratorStreamer, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from ppow_hf import WindowConfig, speculative_generate
+from ppow_hf.generation import attached
 from tests.data.data_testing_utils import char_target, char_tokenizer
 from tests.testing_utils import TARGET_FAMILIES, tiny_causal_drafter, tiny_eagle3, tiny_target
 
@@ -215,6 +218,44 @@ def test_caches(implementation, prompt):
         target = tiny_target(family)
         for drafter in drafters(target).values():
             compare(target, drafter, prompt, cache_implementation=implementation)
+
+
+@pytest.mark.parametrize("way", ["assistant_model", "stored default", "attached", "custom_generate"])
+@pytest.mark.parametrize("implementation", ["static", "offloaded_static", "quantized"])
+@pytest.mark.parametrize("window", ["fixed:3", "lookup:3", "tree"])
+def test_caches_that_rejected_tokens_cannot_be_taken_out_of(window, implementation, way, prompt, store_costs):
+    """A growing one is used in their place, by every way in: the text is the same, and so is what else is returned."""
+    target = tiny_target("llama")
+    drafter = tiny_eagle3(target)
+    store_costs(target, drafter)
+    options = {"do_sample": False, "max_new_tokens": 16, "return_dict_in_generate": True}
+    plain = target.generate(prompt, **options).sequences
+    call = {"cache_implementation": implementation, "window": window, "assistant_model": drafter, **options}
+    if way == "stored default":
+        target.generation_config.cache_implementation = call.pop("cache_implementation")
+    elif way == "custom_generate":
+        if implementation == "quantized":
+            pytest.skip("`generate` makes the cache before it calls a function, and this one needs another package")
+        call |= {"custom_generate": speculative_generate, "drafter": call.pop("assistant_model")}
+    with attached(target) if way == "attached" else nullcontext():
+        output = target.generate(prompt, **call)
+    assert torch.equal(output.sequences, plain)
+    assert type(output.past_key_values) is DynamicCache
+    assert output.past_key_values.get_seq_length() == plain.shape[1] - 1
+    assert drafter.last_trace.cycles
+    if way == "stored default":
+        assert target.generation_config.cache_implementation == implementation  # a call changes no stored default
+
+
+def test_static_caches_of_targets_with_sliding_windows(prompt):
+    target = tiny_target("gemma3_text")
+    drafter = tiny_eagle3(target)
+    options = {"do_sample": False, "max_new_tokens": 24}
+    plain = target.generate(prompt, cache_implementation="static", **options)
+    assert torch.equal(
+        target.generate(prompt, assistant_model=drafter, cache_implementation="static", window="fixed:3", **options),
+        plain,
+    )
 
 
 @pytest.mark.parametrize("kind", ["eagle3", "causal"])

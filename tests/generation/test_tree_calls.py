@@ -63,7 +63,6 @@ def test_refusals(prompt):
     refuse(
         target, drafter, prompt, "`output_attentions=True` cannot be combined with draft trees", output_attentions=True
     )
-    refuse(target, drafter, prompt, "`cache_implementation`='static' cannot", cache_implementation="static")
     refuse(
         target, drafter, prompt, "'offloaded' cannot be combined with draft trees", cache_implementation="offloaded"
     )
