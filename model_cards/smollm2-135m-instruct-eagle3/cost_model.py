@@ -209,7 +209,7 @@ class CostModel:
     def for_models(cls, target: PreTrainedModel, drafter: DrafterModel) -> CostModel:
         """Finds the cost model of these models on this machine, stored beside the drafter or in the user's cache, or
         measures it and stores it in both; see [`find_cost_model`]."""
-        from .cost_measurement import find_cost_model
+        from .stored_costs import find_cost_model
 
         return find_cost_model(target, drafter)
 

@@ -1,35 +1,27 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Measuring a [`CostModel`] on the real models and device, and finding a stored one."""
+"""Measuring a [`CostModel`] on the real models and device."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import transformers
 from transformers import Cache, GenerationConfig
 from transformers.utils import logging
 
 from ..drafters.growing_cache import grow_in_place
 from ..drafters.learned_positions import learned_positions
-from ..drafters.prepacking import is_prepacked
 from ..drafters.target_features import gather_features
-from ..whole_files import write_text_whole
 from .changing_rope import changing_ropes
-from .cost_model import COST_MODEL_FILE, CostModel, is_plausible, isotonic
+from .cost_model import CostModel, is_plausible, isotonic
 from .drafter_window import stored_window
 from .key_sharing import shared_keys
+from .stored_costs import cost_model_key
 from .tree_checks import drafts_trees
 from .tree_policy import MOST_ROWS
 
@@ -40,15 +32,11 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Part of what names a stored cost model: raise it whenever drafting or the work around it becomes cheaper or dearer.
-_REVISION = 4
 # Verification is measured at these windows and interpolated between them.
 _WINDOWS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 # Largest window that is measured by default: the nodes of a tree of default size, and on a GPU, where a large pass
 # costs little more than a small one, twice as many.
 _LARGEST, _LARGEST_ON_GPU = 32, 64
-# Folder within a drafter's for what decoding keeps there, as the Hub's own downloads have one.
-_OWN_CACHE = ".cache/ppow_hf"
 # Most times that a curve is measured which another load on the machine has spoilt.
 _ATTEMPTS = 3
 # Tokens of the generation that tells the work around models.
@@ -57,149 +45,6 @@ _GENERATED = 12
 _STEPS = 4
 # Numbers of nodes at which a draft step for a tree's level is measured.
 _LEVELS = (2, MOST_ROWS)
-
-
-@lru_cache
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _identity(target: PreTrainedModel, drafter: DrafterModel) -> str:
-    """Short hash of what determines the costs: our own code, both architectures and their sizes, not their weights."""
-    text_config = target.config.get_text_config()
-    names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
-    facts = [getattr(text_config, name, None) for name in names]
-    facts.append(_REVISION)
-    facts += [type(drafter).__name__, sum(p.numel() for p in drafter.parameters()), list(drafter.feature_layer_ids)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-
-
-def _is_compiled(model: PreTrainedModel) -> bool:
-    """Whether `torch.compile` has been there, on the module or on its forward pass. Private marks of torch's."""
-    return model._compiled_call_impl is not None or hasattr(model.forward, "_torchdynamo_orig_callable")
-
-
-def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
-    """
-    Names the circumstances a cost model is valid in: device, dtypes, library versions, and the sizes of both models.
-
-    Args:
-        target ([`~transformers.PreTrainedModel`]): The target.
-        drafter ([`DrafterModel`]): The drafter.
-    """
-    device = target.device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type} {_cpu_name()} x{torch.get_num_threads()}"
-    dtypes = f"{str(target.dtype).removeprefix('torch.')}/{str(drafter.dtype).removeprefix('torch.')}"
-    if is_prepacked(target):
-        dtypes += ", target prepacked"
-    if _is_compiled(target):
-        dtypes += ", target compiled"
-    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
-    return " | ".join((name, dtypes, versions, _identity(target, drafter)))
-
-
-def _folder(drafter: DrafterModel) -> Path | None:
-    """The folder that a drafter was loaded from."""
-    source = getattr(drafter, "name_or_path", None) or drafter.config._name_or_path
-    return Path(source) if source and os.path.isdir(source) else None
-
-
-def _in_cache() -> Path:
-    from ..targets import cache_dir
-
-    return cache_dir() / COST_MODEL_FILE
-
-
-def find_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel:
-    """
-    The cost model of these models on this machine: remembered, stored beside the drafter or in the user's cache, or
-    measured now (about a second for a small model) and stored in both for the next time.
-
-    Beside a drafter they lie in `.cache/ppow_hf/`, which tells Git to leave it out and is not published. Its
-    `cost_model.json` itself, which is published and stated on its card, is written only for who asks for it, with
-    `ppow calibrate --drafter FOLDER` or [`CostModel.save`], and goes before all others. The user's cache knows costs
-    by the sizes of the models and not by a path, so that the drafters a training writes one after another, and copies
-    of them, are measured once, all together; the folder knows them where the cache is gone, as in a container.
-
-    Args:
-        target ([`~transformers.PreTrainedModel`]): The target.
-        drafter ([`DrafterModel`]): The drafter.
-
-    Returns:
-        [`CostModel`].
-    """
-    key = cost_model_key(target, drafter)
-    remembered = drafter.__dict__.setdefault("_cost_models", {})
-    if key in remembered:
-        return remembered[key]
-    found = stored_cost_model(target, drafter)
-    if found is None:
-        found = measure_cost_model(target, drafter)
-        kept = _store(found, drafter) if found.key else "Not stored: they are measured again in the next process."
-        logger.warning(
-            f"Measured the costs of this drafter on this machine: draft step {found.gamma:.3f}, verification of 4 "
-            f"tokens {found.verify(4):.3f}, overhead {found.overhead:.3f} of a target step of "
-            f"{1000 * found.target_step_seconds:.1f} ms. {kept}"
-        )
-    remembered[key] = found
-    return found
-
-
-def stored_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostModel | None:
-    """
-    The cost model of these models on this machine, if one is stored beside the drafter or in the user's cache. A file
-    that cannot be read is passed over with a warning, and so are costs that cannot be; nothing is measured.
-
-    Args:
-        target ([`~transformers.PreTrainedModel`]): The target.
-        drafter ([`DrafterModel`]): The drafter, in the dtype that it decodes in.
-    """
-    key = cost_model_key(target, drafter)
-    folder, places = _folder(drafter), [_in_cache()]
-    if folder is not None:
-        places = [folder / COST_MODEL_FILE, *places, folder / _OWN_CACHE / COST_MODEL_FILE]
-    for place in places:
-        try:
-            found = CostModel.load(place, key)
-        except (ValueError, OSError) as error:
-            logger.warning(f"Ignoring a stored cost model: {error}")
-            continue
-        if found is not None and is_plausible(found.verify_curve):
-            return found
-        if found is not None:
-            logger.warning(
-                f"Ignoring the cost model stored in `{place}`: it was measured while something else kept the machine "
-                "busy, so that verifying n tokens seems to cost more than n + 1 plain target steps."
-            )
-    return None
-
-
-def _store(cost_model: CostModel, drafter: DrafterModel) -> str:
-    """Stores costs in the user's cache and, for a drafter from a folder, beside it. Returns in words where."""
-    folder, stored = _folder(drafter), []
-    try:
-        stored.append(f"`{cost_model.save(_in_cache())}`")
-    except OSError:
-        pass
-    if folder is not None:
-        try:
-            stored.append(f"`{cost_model.save(folder / _OWN_CACHE)}`")
-            write_text_whole(folder / _OWN_CACHE / ".gitignore", "*\n")
-        except OSError:
-            pass
-    if not stored:
-        return "They could not be stored; set PPOW_HF_CACHE to a writable folder."
-    return f"Stored in {' and '.join(stored)}."
 
 
 def _synchronise(device: torch.device) -> None:

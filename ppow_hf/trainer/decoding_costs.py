@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
 from ..generation import CostModel
-from ..generation.cost_measurement import stored_cost_model
+from ..generation.stored_costs import stored_cost_model
 
 
 def decoding_costs(

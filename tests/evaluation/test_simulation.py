@@ -11,7 +11,7 @@ import torch
 from ppow_hf.evaluation.replay import accepted_from_everywhere
 from ppow_hf.evaluation.simulation import RecordedWindows, cheapest_walk, oracle_walk, record_windows, simulate
 from ppow_hf.generation import CostModel, WindowConfig
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
 COSTS = CostModel(gamma=0.05, verify_curve=[1.0, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5], overhead=0.03)

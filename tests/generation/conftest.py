@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ppow_hf import CostModel
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 
 
 @pytest.fixture(autouse=True)

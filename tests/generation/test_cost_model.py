@@ -12,9 +12,10 @@ import torch
 import transformers
 
 from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig, prepack_weights, unpack_weights
-from ppow_hf.generation import cost_measurement
-from ppow_hf.generation.cost_measurement import _level_costs, cost_model_key, find_cost_model
+from ppow_hf.generation import cost_measurement, stored_costs
+from ppow_hf.generation.cost_measurement import _level_costs
 from ppow_hf.generation.cost_model import isotonic
+from ppow_hf.generation.stored_costs import cost_model_key, find_cost_model
 from ppow_hf.generation.tree_config import TreeConfig
 from ppow_hf.hub.push_files import select_files
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -277,7 +278,8 @@ def test_a_measurement_that_stays_disturbed_is_not_stored(measured, cache_folder
     drafter = tiny_causal_drafter(target)
     left = measured(*[timings((4, 0.989), (6, 0.99), (8, 1.2))] * 4)
     warnings = []
-    monkeypatch.setattr(cost_measurement.logger, "warning", warnings.append)
+    for module in (cost_measurement, stored_costs):
+        monkeypatch.setattr(module.logger, "warning", warnings.append)
     found = find_cost_model(target, drafter)
     assert found.verify_curve == pytest.approx([1.0, 1.1, 1.2, 1.3, 5.0, 6.0, 7.0, 8.0, 9.0]) and found.key is None
     assert len(left) == 1 and not cache_folder.exists()
@@ -434,11 +436,11 @@ def test_costs_of_another_machine_or_version_are_not_used(what, cache_folder, mo
     CostModel(0.25, key=cost_model_key(target, drafter)).save(cache_folder)
     assert find_cost_model(target, drafter).gamma == 0.25
     changes = {
-        "processor": (cost_measurement, "_cpu_name", lambda: "another"),
+        "processor": (stored_costs, "_cpu_name", lambda: "another"),
         "torch": (torch, "__version__", "9.9.9+cpu"),
         "transformers": (transformers, "__version__", "9.9.9"),
         "threads": (torch, "get_num_threads", lambda: 99),
-        "our code": (cost_measurement, "_REVISION", cost_measurement._REVISION + 1),
+        "our code": (stored_costs, "_REVISION", stored_costs._REVISION + 1),
     }
     monkeypatch.setattr(*changes[what])
     assert find_cost_model(target, drafter).gamma != 0.25

@@ -9,7 +9,7 @@ import torch
 
 from ppow_hf import CostModel, WindowConfig
 from ppow_hf.generation import LookupMatch, LookupProposer, Proposal, ProposalSwitch
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 from tests.generation.scripted import COSTS, ScriptedTarget, drafter_of_quality, streams
 
 

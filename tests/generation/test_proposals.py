@@ -12,7 +12,7 @@ import torch
 
 from ppow_hf import CausalLMDrafter, CostModel, LookupDrafter, WindowConfig
 from ppow_hf.generation import LookupProposer, Proposal, ProposalSwitch
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 from tests.generation.scripted import COSTS, ScriptedTarget, drafter_of_quality
 from tests.generation.test_sampling import exact_distribution, other_drafter, reduced_drafter, sampled_deviation, tiny
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target

@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ppow_hf import CostModel, WindowConfig, speculative_generate
 from ppow_hf.generation import attached, install_hook, uninstall_hook
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 from ppow_hf.generation.tree_config import TreeConfig
 from tests.generation.test_tree_attention import FULL_ATTENTION
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target

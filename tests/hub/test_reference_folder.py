@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ppow_hf import AutoDrafter
-from ppow_hf.generation import cost_measurement
+from ppow_hf.generation import stored_costs
 from ppow_hf.hub.push_drafter import complete_folder
 from ppow_hf.hub.push_files import select_files
 
@@ -19,8 +19,12 @@ CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 FOLDERS = sorted(path.parent for path in CARDS.glob("*/model.safetensors"))
 
 
+# What importing its code and decoding with it leave in a folder.
+_LEFT_BY_USE = {"__pycache__", ".cache"}
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = (path for path in folder.rglob("*") if path.is_file() and not _LEFT_BY_USE & set(path.parts))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
@@ -52,7 +56,7 @@ def test_costs_are_of_these_models_and_of_todays_code(folder):
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
     with torch.device("meta"):
         target = LlamaForCausalLM(LlamaConfig(num_attention_heads=9, num_key_value_heads=3, **sizes))
-    identity = cost_measurement._identity(target, AutoDrafter.from_pretrained(folder))
+    identity = stored_costs._identity(target, AutoDrafter.from_pretrained(folder))
     entries = json.loads((folder / "cost_model.json").read_text())["entries"]
     stale = [key for key in entries if key.split(" | ")[-1] != identity]
     assert not stale, f"{folder.name}/cost_model.json holds costs that decoding does not look for: {stale}."
@@ -62,7 +66,7 @@ def test_costs_are_of_these_models_and_of_todays_code(folder):
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_folder_is_what_push_sends(folder, tmp_path):
     copy = tmp_path / folder.name
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(*_LEFT_BY_USE))
     chosen = select_files(copy)
     assert set(chosen.files) == set(contents(copy)), "push leaves out, or would add, files"
     assert not chosen.left_out

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ppow_hf import CostModel
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 from ppow_hf.targets import cache_dir
 from tests.testing_utils import tiny_eagle3, tiny_target
 from tests.trainer.ppow_common import QUIET, ppow_trainer

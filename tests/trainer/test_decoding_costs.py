@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ppow_hf import CostModel
-from ppow_hf.generation.cost_measurement import cost_model_key
+from ppow_hf.generation.stored_costs import cost_model_key
 from ppow_hf.rl import measured_speedup_reward
 from ppow_hf.trainer import PPOWTrainer
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
