@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
+from transformers.utils import logging
 
 from ppow_hf import AutoDrafter, DrafterModel, WindowConfig, load_target
 from ppow_hf.data import split_holdout
@@ -30,7 +31,10 @@ from ppow_hf.generation.acceptance import DEFAULT_WEIGHTS
 from ppow_hf.hub.card_facts import read_provenance
 from ppow_hf.scripts.training_run import load_all_responses, recorded_held_out_seed
 from ppow_hf.targets import DEFAULT_TARGET
-from ppow_hf.trainer.decoding_evaluation import decode_prompt, prompt_of
+from ppow_hf.trainer.decoding_evaluation import can_decode, decode_prompt, prompt_of
+from ppow_hf.trainer.positions import longest_text
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -85,15 +89,23 @@ def calibrate_acceptance(
         `tuple`: Weights per mode for `WindowConfig.calibration`, and figures per mode: outcomes seen, their mean, and
         the Brier scores of the raw draft confidence and of the fitted estimate on prompts left out of the fit.
     """
-    if len(prompts) < 2:
-        raise ValueError(f"`prompts` holds {len(prompts)} prompts: give at least 2 held-out ones.")
+    longest = longest_text(target, drafter)
+    usable = [prompt for prompt in prompts if can_decode(prompt, longest)]
+    if len(usable) < 2:
+        raise ValueError(
+            f"`prompts` holds {len(usable)} prompts that can be decoded, of {len(prompts)}: give at least 2 held-out "
+            "ones that have a token and leave room to draft."
+        )
+    if len(usable) < len(prompts):
+        logger.warning(f"{len(prompts) - len(usable)} of {len(prompts)} held-out prompts cannot be decoded; left out.")
     set_seed(seed)
     weights, figures = {}, {}
     for mode in ("greedy", "sampling"):
         options = {"do_sample": False} if mode == "greedy" else {"do_sample": True, "temperature": 1.0, "top_k": 0}
         per_prompt, confidence = [], []
-        for prompt in tqdm(prompts, desc=f"Calibrating ({mode})"):
-            trace = decode_prompt(target, drafter, prompt, window=window, max_new_tokens=max_new_tokens, **options)
+        for prompt in tqdm(usable, desc=f"Calibrating ({mode})"):
+            room = min(max_new_tokens, longest - len(prompt))
+            trace = decode_prompt(target, drafter, prompt, window=window, max_new_tokens=room, **options)
             per_prompt.append(trace.calibration_records())
             confidence.append(trace.calibration_pairs()[1])
         records = [record for part in per_prompt for record in part]

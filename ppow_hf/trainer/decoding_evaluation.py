@@ -24,8 +24,14 @@ def prompt_of(row: dict) -> list[int]:
     return list(row["input_ids"])[: max(mask.index(1), 1)] if 1 in mask else list(row["input_ids"])
 
 
-def _can_decode(prompt: list[int], longest: int) -> bool:
-    """Whether there is anything to decode, and room for a token of the target's and one that is verified."""
+def can_decode(prompt: list[int], longest: int) -> bool:
+    """
+    Whether there is anything to decode, and room for a token of the target's and one that is verified.
+
+    Args:
+        prompt (`list[int]`): Token ids.
+        longest (`int`): Most tokens of a text, as [`longest_text`] has it.
+    """
     return 0 < len(prompt) <= longest - 2
 
 
@@ -54,7 +60,7 @@ def check_prompts(dataset: Dataset, num_prompts: int, target: PreTrainedModel, d
     _check_rows(dataset, num_prompts)
     prompts = [prompt_of(row) for row in dataset.select(range(min(num_prompts, len(dataset))))]
     longest = longest_text(target, drafter)
-    left_out = sum(not _can_decode(prompt, longest) for prompt in prompts)
+    left_out = sum(not can_decode(prompt, longest) for prompt in prompts)
     if not left_out:
         return
     reason = "they have no token"
@@ -131,7 +137,7 @@ def decode_held_out(
     with torch.autocast(target.device.type, enabled=False):
         for index in chosen:
             prompt = prompt_of(dataset[index])
-            if not _can_decode(prompt, longest):
+            if not can_decode(prompt, longest):
                 totals[-1] += 1
                 continue
             room = min(max_new_tokens, longest - len(prompt))

@@ -48,3 +48,14 @@ def test_a_missing_drafter_leaves_the_old_folder_alone(tmp_path):
     with pytest.raises(OSError, match="missing"):
         main(arguments)
     assert [path.name for path in output.iterdir()] == ["config.json"]
+
+
+def test_prompts_behind_which_learned_positions_leave_no_room_are_left_out():
+    target = tiny_target("gpt2", n_positions=20)
+    drafter = tiny_eagle3(target)
+    short, long = prompts(2), [list(range(1, 21))]
+    weights, figures = calibrate_acceptance(target, drafter, short + long, window="fixed:3", max_new_tokens=64)
+    assert (weights, figures) == calibrate_acceptance(target, drafter, short, window="fixed:3", max_new_tokens=64)
+    assert figures["greedy"]["outcomes"] > 0
+    with pytest.raises(ValueError, match="holds 1 prompts that can be decoded, of 2"):
+        calibrate_acceptance(target, drafter, short[:1] + long)
