@@ -122,6 +122,7 @@ def load_target(
         ValueError: the model is not a decoder-only language model, or an argument is not understood.
     """
     dtype = _parse_dtype(dtype)
+    device = None if device is None else _parse_device(device)
     name_or_path = os.fspath(name_or_path)
     embedded = EMBEDDED_TARGETS.get(name_or_path.lower())
     # A folder of that name in the current directory wins only when it is written as a path ("./name").
@@ -136,7 +137,7 @@ def load_target(
     model.name_or_path = identity
     tokenizer.name_or_path = identity
     if device is not None:
-        model = model.to(_parse_device(device))
+        model = model.to(device)
     return model.eval(), tokenizer
 
 
@@ -179,7 +180,16 @@ def _parse_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 def _parse_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return torch.device(device)
+    try:
+        parsed = torch.device(device)
+        torch.empty(0, device=parsed)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"`device` is {str(device)!r}, which this machine or the installed torch does not have: {reason} Give "
+            "'auto', 'cpu', or an accelerator that torch finds here."
+        ) from None
+    return parsed
 
 
 def _from_pretrained(source: str, dtype: str | torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

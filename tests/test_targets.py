@@ -288,6 +288,13 @@ def test_unknown_dtype(dtype):
         load_target("anything", dtype=dtype)
 
 
+@pytest.mark.parametrize("device", ["bogus", "cuda:99", 3.5])
+def test_unknown_device(device, tmp_path):
+    for asked in (lambda: load_target(save_tiny(tmp_path / "tiny"), device=device), lambda: inference_dtype(device)):
+        with pytest.raises(ValueError, match=f"`device` is '{device}', which this machine.*'auto', 'cpu'"):
+            asked()
+
+
 def test_inference_dtype():
     assert inference_dtype("cpu") in (torch.bfloat16, torch.float32)
     assert inference_dtype("auto") == inference_dtype(targets._parse_device("auto"))

@@ -40,6 +40,16 @@ TARGET_FAMILIES: dict[str, dict] = {
     "olmo2": {},
 }
 
+# Layers of two kinds with heads of two sizes, which its configuration tells by layer only.
+GEMMA_4 = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_hidden_layers": 6,
+    "sliding_window": 8,
+    "vocab_size_per_layer_input": 96,
+    "hidden_size_per_layer_input": 4,
+}
+
 
 def tiny_target(family: str = "llama", vocab_size: int = 96, seed: int = 0, **overrides) -> PreTrainedModel:
     """A random target of the given family, in float32 and evaluation mode; the same seed gives the same weights."""

@@ -64,7 +64,10 @@ def check_configuration(generation_config: GenerationConfig) -> None:
                 "out `assistant_model`."
             )
     if config.use_cache is False:
-        raise ValueError("`use_cache=False` cannot be combined with a drafter. Leave it out.")
+        raise ValueError(
+            "`use_cache=False`, given or as the target's own default, cannot be combined with a drafter. Pass "
+            "`use_cache=True`."
+        )
     if getattr(config, "guidance_scale", None) not in (None, 1):
         raise ValueError(
             f"`guidance_scale`={config.guidance_scale} cannot be combined with a drafter: guidance runs the target "

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from jinja2 import TemplateError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -156,7 +157,14 @@ class _Run:
         conversations = []
         for index, prompt in enumerate(prompts):
             opening = prompt.opening(conversational=self.tokenizer.chat_template is not None)
-            token_ids = prompt_token_ids(self.tokenizer, opening)
+            try:
+                token_ids = prompt_token_ids(self.tokenizer, opening)
+            except TemplateError as error:
+                raise ValueError(
+                    f"`prompts`: the chat template of `tokenizer` refuses number {index + 1} of {len(prompts)}, which "
+                    f"begins {str(prompt.turns[0])[:40]!r}: {error}. Leave it out, or take its system message away if "
+                    "that is what the template does not know."
+                ) from error
             if len(token_ids) <= self.settings.max_prompt_tokens:
                 temperature = self.settings.temperature_of(prompt)
                 mask = [0] * len(token_ids)
@@ -165,8 +173,9 @@ class _Run:
                 )
         if not conversations:
             raise ValueError(
-                f"`prompts`: all {len(prompts)} are longer than {self.settings.max_prompt_tokens} tokens: raise "
-                "`max_prompt_tokens` or give shorter ones."
+                f"`prompts`: all {len(prompts)} are longer than {self.settings.max_prompt_tokens} tokens, which is "
+                "`max_prompt_tokens` or what the target's positions leave beside `max_new_tokens`. Give shorter ones, "
+                "or change those."
             )
         return conversations
 
@@ -270,7 +279,8 @@ def _check(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts:
     if tokenizer.chat_template is None and any(len(p.turns) > 1 or p.system is not None for p in prompts):
         raise ValueError(
             "`prompts` holds conversations with several turns or a system message, but `tokenizer` has no chat "
-            "template: set `tokenizer.chat_template`, or read the prompts with `max_turns=1`."
+            "template: set `tokenizer.chat_template`, or read the prompts with `max_turns=1` and without system "
+            "messages."
         )
 
 

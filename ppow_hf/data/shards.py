@@ -84,7 +84,8 @@ class ShardFolder:
 
     def _check_settings(self) -> None:
         before = self._settings_before()
-        if before is None:
+        # A run that failed before its first batch was finished binds nobody.
+        if before is None or (before != self.settings and not any(self.folder.glob("turn*.json"))):
             with self._explained("Nothing was generated yet"):
                 path = self.folder / _SETTINGS_FILE
                 write_json_whole(path, self.settings, sort_keys=True)

@@ -40,16 +40,18 @@ def drafter_config_for(target: PreTrainedModel, *, draft_vocab_size: int | None 
     """
     check_target(target)
     source = target.config.get_text_config()
-    heads = source.num_attention_heads
+    # Where layers differ in their sizes the configuration tells them by layer only: the drafter's is like the last.
+    last = source.per_layer_config[-1]
+    heads = last.num_attention_heads
     values = {
         "vocab_size": source.vocab_size,
         "draft_vocab_size": draft_vocab_size,
         "hidden_size": source.hidden_size,
         "target_hidden_size": source.hidden_size,
-        "intermediate_size": _intermediate_size(source) or 4 * source.hidden_size,
+        "intermediate_size": _intermediate_size(last) or 4 * source.hidden_size,
         "num_attention_heads": heads,
-        "num_key_value_heads": getattr(source, "num_key_value_heads", None) or heads,
-        "head_dim": getattr(source, "head_dim", None) or source.hidden_size // heads,
+        "num_key_value_heads": getattr(last, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(last, "head_dim", None) or source.hidden_size // heads,
         "max_position_embeddings": getattr(source, "max_position_embeddings", None) or 2048,
         "rms_norm_eps": getattr(source, "rms_norm_eps", None) or 1e-5,
         "rope_parameters": _rope_parameters(source),

@@ -117,7 +117,8 @@ class CausalLMDrafter(DrafterModel):
             [`CausalLMDrafter`]: A drafter of its own, sharing no tensor with the target.
 
         Raises:
-            ValueError: If `num_layers` is not between 1 and the target's number of layers.
+            ValueError: If `num_layers` is not between 1 and the target's number of layers, or the target's weights
+                cannot be told apart by layer.
         """
         check_target(target)
         total = target.config.get_text_config().num_hidden_layers
@@ -131,14 +132,21 @@ class CausalLMDrafter(DrafterModel):
         config._name_or_path = ""
         model = AutoModelForCausalLM.from_config(config, dtype=target.dtype)
         # Layers are numbered from the embedding, so names agree; what the shorter model lacks is left out.
-        wanted = model.state_dict()
-        missing = wanted.keys() - target.state_dict().keys()
+        wanted, given = model.state_dict(), target.state_dict()
+        missing = wanted.keys() - given.keys()
         if missing:
             raise ValueError(
                 f"The target `{type(target).__name__}` keeps its layers under other names than its causal LM class "
                 f"(missing {sorted(missing)[:3]}...). Build the short model yourself and use `from_causal_lm`."
             )
-        model.load_state_dict({k: v for k, v in target.state_dict().items() if k in wanted})
+        whole = sorted(name for name, value in wanted.items() if given[name].shape != value.shape)
+        if whole:
+            raise ValueError(
+                f"The target `{type(target).__name__}` keeps weights of all its layers in one tensor "
+                f"({', '.join(whole[:3])}), of which a model of `num_layers`={num_layers} has less. Build the short "
+                "model yourself and use `from_causal_lm`, or use an `Eagle3Drafter`."
+            )
+        model.load_state_dict({name: given[name] for name in wanted})
         drafter = cls.from_causal_lm(model.to(target.device))
         drafter.config.target_name_or_path = target.config._name_or_path or None
         drafter.config.target_model_type = target.config.get_text_config().model_type

@@ -11,12 +11,15 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ppow_hf.data import load_responses, split_holdout
-from ppow_hf.data.files import PROVENANCE_FILE
+from ppow_hf.data.files import PROVENANCE_FILE, TRAINING_PROVENANCE_FILE
 from ppow_hf.json_files import read_json_object
 from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume
 from ppow_hf.trainer import DrafterTrainer
+from ppow_hf.whole_files import write_json_whole
 
 logger = logging.get_logger(__name__)
+
+_RUN_FILE = "run.json"  # What a run began with, beside its checkpoints.
 
 
 def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
@@ -113,6 +116,25 @@ def _sorted(responses: list[dict | None] | None) -> list[str]:
     return sorted(json.dumps(entry, sort_keys=True) for entry in entries)
 
 
+def _check_same_run(output_dir: Path, facts: dict[str, Any]) -> None:
+    """Refuses to go on with checkpoints of a run that began otherwise: they hold its weights, not those asked for."""
+    for name in (_RUN_FILE, TRAINING_PROVENANCE_FILE):
+        if (path := output_dir / name).is_file():
+            remedy = "Delete it, and the last checkpoint is gone on from whatever it began with."
+            before = read_json_object(path, remedy).get("arguments") or {}
+            break
+    else:
+        return
+    now = json.loads(json.dumps(facts.get("arguments") or {}))
+    changed = sorted(key for key in before.keys() & now.keys() if before[key] != now[key])
+    if changed:
+        said = "; ".join(f"`{key}` was {before[key]!r}, now {now[key]!r}" for key in changed)
+        raise ValueError(
+            f"`output_dir` is {str(output_dir)!r}, which holds checkpoints of a run with other arguments: {said}. "
+            "Give another `output_dir`, or name the checkpoint to go on from with `resume_from_checkpoint`."
+        )
+
+
 def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, facts: dict[str, Any]) -> None:
     """
     Trains (or resumes) and saves the drafter, with what was done beside it.
@@ -124,9 +146,17 @@ def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, fact
         facts (`dict`): What to record beside what the trainer knows: its `provenance`.
 
     Raises:
-        ValueError: If `resume_from_checkpoint` names a checkpoint that is not whole.
+        ValueError: If `resume_from_checkpoint` names a checkpoint that is not whole, or `output_dir` holds those of a
+            run that began with another drafter or other responses and none is named.
     """
     resume = checkpoint_to_resume(training_args)
+    if resume is not None:
+        if training_args.resume_from_checkpoint is None:
+            _check_same_run(Path(training_args.output_dir), facts)
+        logger.warning(f"Going on from `{resume}`.")
+    if trainer.is_world_process_zero():
+        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_json_whole(Path(training_args.output_dir, _RUN_FILE), {"arguments": facts.get("arguments")})
     trainer.provenance = facts
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()

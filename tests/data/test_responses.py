@@ -396,3 +396,25 @@ def test_unfit_inputs(target, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="encoder-decoder"):
         generate_responses(T5ForConditionalGeneration(config), tokenizer, PROMPTS, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_failed_before_its_first_batch_binds_nobody(target, tokenizer, tmp_path):
+    for options, match in (
+        ({"max_new_tokens": 4, "max_prompt_tokens": 1}, "longer than 1 tokens, which is `max_prompt_tokens` or what"),
+        ({"max_new_tokens": 5, "finish": False}, "no finished batch"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            generate_responses(target, tokenizer, ["abc"], tmp_path / "out", progress=False, **options)
+    assert len(generate_responses(target, tokenizer, ["abc"], tmp_path / "out", max_new_tokens=6, progress=False)) == 1
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_prompt_that_the_chat_template_refuses_is_named(tmp_path):
+    target, tokenizer = char_target(), char_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    )
+    prompts = [Prompt(("Fine.",)), Prompt(("Hello there",), system="Be brief.")]
+    with pytest.raises(ValueError, match="number 2 of 2, which begins 'Hello there': System role not supported"):
+        generate_responses(target, tokenizer, prompts, tmp_path / "out", max_new_tokens=4, progress=False)

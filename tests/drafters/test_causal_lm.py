@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from ppow_hf import AutoDrafter, CausalLMDrafter, CausalLMDrafterConfig
 from ppow_hf.drafters import loading
 
-from ..testing_utils import TARGET_FAMILIES, tiny_causal_drafter, tiny_eagle3, tiny_target
+from ..testing_utils import GEMMA_4, TARGET_FAMILIES, tiny_causal_drafter, tiny_eagle3, tiny_target
 from .common import FLOAT32, VOCAB, DrafterTesterMixin, Text, save_with
 
 
@@ -83,6 +83,12 @@ def test_layers_whose_state_cannot_be_rolled_back():
 def test_wrong_number_of_layers(num_layers):
     with pytest.raises(ValueError, match=f"`num_layers` must be .* the target's 4 layers, got {num_layers}"):
         CausalLMDrafter.from_target(tiny_target(), num_layers=num_layers)
+
+
+def test_weights_of_all_layers_in_one_tensor():
+    target = tiny_target("gemma4_text", **GEMMA_4)
+    with pytest.raises(ValueError, match="all its layers in one tensor.*embed_tokens_per_layer.*`num_layers`=2"):
+        CausalLMDrafter.from_target(target, num_layers=2)
 
 
 @pytest.mark.parametrize(("family", "options"), [("gpt2", {}), ("gemma3_text", {"tie_word_embeddings": True})])

@@ -7,8 +7,9 @@ import torch
 
 from ppow_hf import Eagle3Drafter
 from ppow_hf.drafters import check_vocabulary_maps, default_layer_ids, vocabulary_maps
+from ppow_hf.drafters.initialization import _last_layer
 
-from ..testing_utils import TARGET_FAMILIES, tiny_target
+from ..testing_utils import GEMMA_4, TARGET_FAMILIES, tiny_target
 from .common import VOCAB, Text
 
 IDS = torch.tensor([0, 3, 4, 17, 50, 95])
@@ -180,6 +181,18 @@ def test_deterministic_under_a_seed(options):
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, same.state_dict()[name]), name
     assert not torch.equal(first.fc.weight, other.fc.weight)
+
+
+def test_layers_of_several_sizes():
+    """The drafter's heads are those of the last layer."""
+    target = tiny_target("gemma4_text", vocab_size=VOCAB, **GEMMA_4)
+    drafter = Eagle3Drafter.from_target(target)
+    assert drafter.config.head_dim == 16
+    assert torch.equal(drafter.midlayer.self_attn.q_proj.weight[:, 32:], _last_layer(target).self_attn.q_proj.weight)
+    prompt = torch.tensor([[5, 9, 9, 4, 7]])
+    plain = target.generate(prompt, max_new_tokens=24, do_sample=False)
+    text = target.generate(prompt, assistant_model=drafter, window="fixed:4", max_new_tokens=24, do_sample=False)
+    assert torch.equal(text, plain)
 
 
 def test_random_initialization_takes_sizes_only():

@@ -310,7 +310,7 @@ def test_measure_refuses_bad_arguments():
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path, calm_machine):
     """A target, and the folder of a drafter for it."""
     target, folder = tiny_target("llama"), tmp_path / "drafter"
     tiny_causal_drafter(target).save_pretrained(folder)
@@ -403,14 +403,14 @@ def test_costs_that_cannot_be_kept_are_used_all_the_same(saved, tmp_path, monkey
     assert contents(folder) == before
 
 
-def test_fresh_drafters_are_stored_in_the_cache(prompt, cache_folder):
+def test_fresh_drafters_are_stored_in_the_cache(cache_folder, calm_machine):
     target = tiny_target("llama")
     drafter = tiny_causal_drafter(target)
     found = find_cost_model(target, drafter)
     assert CostModel.load(cache_folder, found.key) == found
 
 
-def test_a_damaged_cache_is_replaced(cache_folder):
+def test_a_damaged_cache_is_replaced(cache_folder, calm_machine):
     cache_folder.mkdir()
     (cache_folder / "cost_model.json").write_text('{"format": 1, "entr')
     target = tiny_target("llama")

@@ -139,3 +139,26 @@ def test_a_drafter_is_calibrated_on_what_its_training_held_out(folders, tmp_path
         finish_drafter.main(arguments)
     responses, _ = load_all_responses([str(folders / "responses")])
     assert seen == [finish_drafter.prompt_of(row) for row in split_holdout(responses, 3, seed=seed)[1]]
+
+
+def test_checkpoints_of_a_run_that_began_otherwise_are_not_gone_on_from(folders, tmp_path):
+    """They hold that run's weights: what is asked for now would be recorded of them, and not be so."""
+    tiny_eagle3(char_target(), draft_vocab_size=80, seed=1).save_pretrained(tmp_path / "other")
+
+    def train(drafter, steps, *options):
+        arguments = ["--target", folders / "target", "--responses", folders / "responses", "--drafter", drafter]
+        arguments += ["--output_dir", tmp_path / "run", "--holdout", 3, "--use_cpu", "--max_steps", steps]
+        arguments += ["--save_steps", 1, "--eval_strategy", "no", "--eval_on_start", "false", "--report_to", "none"]
+        arguments += ["--eval_decode_prompts", 0, *options]
+        sft_drafter.main(*sft_drafter.make_parser().parse_args_and_config([str(part) for part in arguments]))
+        return json.loads((tmp_path / "run" / "training_provenance.json").read_text())
+
+    assert train(folders / "drafter", 1)["steps"] == 1
+    with pytest.raises(ValueError, match="`output_dir` is .*`drafter` was '.*drafter', now '.*other'.*another `outp"):
+        train(tmp_path / "other", 2)
+    (tmp_path / "run" / "run.json").unlink()  # of a run before there was one
+    with pytest.raises(ValueError, match="`drafter` was '.*drafter', now '.*other'"):
+        train(tmp_path / "other", 2)
+    assert train(folders / "drafter", 2)["steps"] == 2
+    named = ("--resume_from_checkpoint", tmp_path / "run" / "checkpoint-2")
+    assert train(tmp_path / "other", 3, *named)["steps"] == 3
