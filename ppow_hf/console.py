@@ -140,7 +140,7 @@ def timed_generate(
 
 def figures_table(rows: list[tuple[str, Decoded, GenerationTrace | None]], title: str) -> Table:
     """
-    One line of figures per way of decoding; the first row is what speedups refer to.
+    One line of figures per way of decoding; the first row is what speedups refer to. One alone has none.
 
     Args:
         rows (`list[tuple[str, Decoded, GenerationTrace | None]]`): Name, result and trace of each.
@@ -156,7 +156,7 @@ def figures_table(rows: list[tuple[str, Decoded, GenerationTrace | None]], title
             str(len(decoded.token_ids)),
             f"{decoded.seconds:.2f}",
             f"{decoded.tokens_per_second:.1f}",
-            f"{decoded.tokens_per_second / reference:.2f}x",
+            f"{decoded.tokens_per_second / reference:.2f}x" if len(rows) > 1 else "-",
             figure(trace and trace.acceptance_length),
             figure(trace and trace.mean_window),
         )

@@ -230,3 +230,10 @@ def test_a_text_without_a_window_has_no_figures():
         ["plain", "1", "0.50", "2.0", "1.00x", "-", "-"],
         ["speculative", "1", "0.25", "4.0", "2.00x", "-", "-"],
     ]
+
+
+def test_one_way_alone_has_no_speedup():
+    console = Console(file=io.StringIO(), width=120)
+    console.print(figures_table([("speculative", Decoded([2], "", 0.25), GenerationTrace())], title="alone"))
+    (line,) = [line for line in console.file.getvalue().splitlines() if "speculative" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")][3:5] == ["4.0", "-"]

@@ -125,12 +125,18 @@ def check_call(
             "prompt, or leave out `assistant_model`."
         )
     cache = model_kwargs.get("past_key_values")
-    if cache is not None and (cache.is_compileable or isinstance(cache, QuantizedCache)):
+    if cache is None:
+        raise ValueError(
+            f"`target` is a `{type(target).__name__}`, for which `generate` makes no cache that rejected draft tokens "
+            "could be taken out of: it keeps a state of its own. Leave out `assistant_model`, or use a target with "
+            "attention in every layer."
+        )
+    if cache.is_compileable or isinstance(cache, QuantizedCache):
         raise ValueError(
             f"`past_key_values` is a {type(cache).__name__}, which cannot be combined with a drafter: rejected draft "
             "tokens are taken out of the cache. Pass a `DynamicCache`, or leave it out."
         )
-    if cache is not None and cache.get_seq_length() > 0:
+    if cache.get_seq_length() > 0:
         raise ValueError(
             f"`past_key_values` already holds {cache.get_seq_length()} tokens; the drafter has not seen the target's "
             "features for them. Pass the whole text without `past_key_values`, or an empty cache."

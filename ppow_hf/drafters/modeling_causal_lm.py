@@ -130,7 +130,14 @@ class CausalLMDrafter(DrafterModel):
         if getattr(text_config, "layer_types", None) is not None:
             text_config.layer_types = text_config.layer_types[:num_layers]
         config._name_or_path = ""
-        model = AutoModelForCausalLM.from_config(config, dtype=target.dtype)
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=target.dtype)
+        except ValueError as error:
+            raise ValueError(
+                f"transformers builds no shorter `{type(target).__name__}` for `num_layers`={num_layers} "
+                f"({str(error).splitlines()[0]}). Build the short model yourself and use `from_causal_lm`, or use an "
+                "`Eagle3Drafter`."
+            ) from error
         # Layers are numbered from the embedding, so names agree; what the shorter model lacks is left out.
         wanted, given = model.state_dict(), target.state_dict()
         missing = wanted.keys() - given.keys()

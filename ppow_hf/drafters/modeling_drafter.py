@@ -298,6 +298,15 @@ class DrafterModel(PreTrainedModel):
                 f"`{target.name_or_path}`. The text stays the target's own, but drafts may be accepted less often."
             )
 
+    def _supports_logits_to_keep(self) -> bool:
+        """transformers asks this of assistants that it drafts with itself, which it cannot with this one."""
+        raise RuntimeError(
+            f"`assistant_model` is a `{type(self).__name__}`, and nothing in transformers knows how to use it: the "
+            "hook that `import ppow_hf` puts there was taken out. Call `ppow_hf.install_hook()`, or "
+            "`ppow_hf.attach(target)` for one target, or pass `custom_generate=ppow_hf.speculative_generate, "
+            "drafter=drafter`."
+        )
+
     def make_candidate_generator(self, target: PreTrainedModel, **kwargs):
         """
         The object that transformers' assisted generation asks for draft tokens.

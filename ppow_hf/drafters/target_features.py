@@ -43,8 +43,9 @@ def check_layer_ids(layer_ids: Sequence[int], num_hidden_layers: int) -> tuple[i
     Raises:
         ValueError: If the list is empty, unsorted, has duplicates or names a layer the target does not have.
     """
-    ids = tuple(int(layer_id) for layer_id in layer_ids)
-    if not ids or list(ids) != sorted(set(ids)) or ids[0] < 0 or ids[-1] >= num_hidden_layers:
+    ids = tuple(layer_ids)
+    whole = all(isinstance(layer_id, int) and not isinstance(layer_id, bool) for layer_id in ids)
+    if not ids or not whole or list(ids) != sorted(set(ids)) or ids[0] < 0 or ids[-1] >= num_hidden_layers:
         raise ValueError(
             f"`aux_layer_ids` must be strictly ascending integers in [0, {num_hidden_layers - 1}] for a target of "
             f"{num_hidden_layers} layers (k = residual stream entering layer k), got {list(layer_ids)}. Leave it out "

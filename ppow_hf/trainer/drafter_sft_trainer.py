@@ -19,7 +19,7 @@ from .positions import learned_positions
 from .precision_check import warn_of_emulated_bfloat16
 from .step_scoring import StepScoring
 from .target_pass import TargetPass
-from .text_checks import check_texts
+from .text_checks import check_learnable, check_texts
 
 _ROW_ID = "row_id"
 
@@ -96,6 +96,8 @@ class DrafterSFTTrainer(DrafterTrainer):
         counts = {"target": learned_positions(self.target_model), "drafter": learned_positions(model)}
         positions = {name: count for name, count in counts.items() if count is not None}
         check_texts(self, self.target_model, positions, positions)
+        if isinstance(self.train_dataset, Dataset):
+            check_learnable(self.train_dataset, args.max_length)
         self.ttt_steps = min(args.ttt_steps, model.max_ttt_steps)
         cache = None
         if number_rows:

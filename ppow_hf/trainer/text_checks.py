@@ -89,6 +89,29 @@ def check_masks(dataset: Dataset, name: str) -> None:
         begin += len(table)
 
 
+def check_learnable(dataset: Dataset, max_length: int) -> None:
+    """
+    Checks that there is something to learn from: a training without it would end as if it had been one.
+
+    Args:
+        dataset ([`~datasets.Dataset`]): The `train_dataset`, which has passed [`check_masks`].
+        max_length (`int`): Tokens that rows are cut to.
+
+    Raises:
+        ValueError: If no row has a token of the target's own within `max_length`.
+    """
+    for table in dataset.select_columns("loss_mask").with_format("arrow").iter(batch_size=_ROWS):
+        for rows in table["loss_mask"].chunks:
+            own = pc.list_flatten(pc.list_slice(rows, 0, max_length))
+            if len(own) and pc.any(pc.cast(own, pa.bool_())).as_py():
+                return
+    raise ValueError(
+        f"`train_dataset` has {len(dataset)} rows, and none has a token of the target's own (1 in `loss_mask`) among "
+        f"its first `max_length`={max_length}: there is nothing to learn. Give responses of the target, as "
+        "`ppow data` writes them, or a larger `max_length`."
+    )
+
+
 def _uneven(row: str, tokens: int, entries: int) -> ValueError:
     return ValueError(
         f"{row} has {tokens} `input_ids` and a `loss_mask` of {entries} entries. Give one entry for each token, 1 on "

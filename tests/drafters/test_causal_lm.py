@@ -1,5 +1,7 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -83,6 +85,15 @@ def test_layers_whose_state_cannot_be_rolled_back():
 def test_wrong_number_of_layers(num_layers):
     with pytest.raises(ValueError, match=f"`num_layers` must be .* the target's 4 layers, got {num_layers}"):
         CausalLMDrafter.from_target(tiny_target(), num_layers=num_layers)
+
+
+def test_targets_that_no_shorter_model_is_built_of(monkeypatch):
+    target = tiny_target()
+    monkeypatch.setattr(type(target), "config_class", None, raising=False)
+    target.config = copy.deepcopy(target.config)
+    target.config.__class__ = type("UnknownConfig", (type(target.config),), {})
+    with pytest.raises(ValueError, match="no shorter `LlamaForCausalLM` for `num_layers`=2 .*`from_causal_lm`"):
+        CausalLMDrafter.from_target(target, num_layers=2)
 
 
 def test_weights_of_all_layers_in_one_tensor():

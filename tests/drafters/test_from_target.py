@@ -246,7 +246,7 @@ def test_default_layer_ids_reach_the_drafter():
     assert Eagle3Drafter.from_target(target).feature_layer_ids == (2, 4, 5)
 
 
-@pytest.mark.parametrize("ids", [[2, 4], [-1, 2], [3, 2], [2, 2], [], [4]])
+@pytest.mark.parametrize("ids", [[2, 4], [-1, 2], [3, 2], [2, 2], [], [4], [1.5], "x", [True]])
 def test_wrong_layer_ids(ids):
     with pytest.raises(ValueError, match=r"`aux_layer_ids` must be strictly ascending integers in \[0, 3\]"):
         Eagle3Drafter.from_target(tiny_target(vocab_size=VOCAB), aux_layer_ids=ids)

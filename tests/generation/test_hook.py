@@ -38,6 +38,13 @@ def test_uninstall_restores_the_original(without_hook, prompt):
         target.generate(prompt, window="fixed:2", max_new_tokens=2)
 
 
+def test_without_the_hook_a_drafter_says_what_to_do(without_hook, prompt):
+    target = tiny_target("llama")
+    for drafter in (tiny_eagle3(target), tiny_causal_drafter(target)):
+        with pytest.raises(RuntimeError, match="`ppow_hf.install_hook\\(\\)`, or `ppow_hf.attach"):
+            target.generate(prompt, assistant_model=drafter, max_new_tokens=4)
+
+
 def test_other_assistants_are_untouched(prompt):
     target, assistant = tiny_target("llama"), tiny_target("llama", seed=1, num_hidden_layers=2)
     hooked = target.generate(prompt, assistant_model=assistant, max_new_tokens=20, do_sample=False)

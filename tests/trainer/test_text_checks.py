@@ -165,3 +165,15 @@ def test_streamed_texts_are_checked_batch_by_batch(tmp_path, make_trainer):
     trainer = make_trainer(tmp_path, dataset=with_token(96).to_iterable_dataset(), **options)
     with pytest.raises(ValueError, match="`train_dataset` holds token 96"):
         trainer.train()
+
+
+def test_nothing_to_learn_from_is_refused(tmp_path):
+    """A training would go through all its steps with a loss of 0, or end in an index error."""
+    rows = [{"input_ids": [5, 2, 9, 4, 7, 3], "loss_mask": mask} for mask in ([0] * 6, [0, 0, 0, 0, 1, 1])]
+    with pytest.raises(ValueError, match="`train_dataset` has 1 rows, and none has a token of the target's own"):
+        sft_trainer(tmp_path, dataset=Dataset.from_list(rows[:1] * 1))
+    with pytest.raises(ValueError, match="among its first `max_length`=4"):
+        sft_trainer(tmp_path, dataset=Dataset.from_list(rows), max_length=4)
+    with pytest.raises(ValueError, match="`train_dataset` has 0 rows"):
+        sft_trainer(tmp_path, dataset=Dataset.from_list(rows).select([]))
+    sft_trainer(tmp_path, dataset=Dataset.from_list(rows), max_length=5)
