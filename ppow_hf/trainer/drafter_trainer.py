@@ -27,7 +27,15 @@ from .early_stopping import EarlyStopping
 from .initial_drafter import InitialDrafter
 from .keeping_collator import KeepingCollator
 from .sharding import WholeDrafter
-from .start_checks import check_columns, check_models, columns_of, on_one_device, warn_of_what_goes_unnoticed
+from .start_checks import (
+    check_columns,
+    check_models,
+    check_streams,
+    columns_of,
+    on_one_device,
+    train_in_float32,
+    warn_of_what_goes_unnoticed,
+)
 from .time_budget import TimeBudget, schedule_over_budget
 from .tokenizer_check import check_tokenizer
 from .training_cost import TrainingCost
@@ -84,6 +92,7 @@ class DrafterTrainer(Trainer):
         kept_columns: tuple[str, ...] | None = (),
     ):
         check_models(model, target_model)
+        train_in_float32(model)
         check_tokenizer(processing_class, target_model)
         for name, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if dataset is not None:
@@ -110,6 +119,7 @@ class DrafterTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        check_streams(train_dataset, self.accelerator.num_processes)
         self.model_accepts_loss_kwargs = False
         # A plain attribute of the trainer: the target is never saved, wrapped or stepped with the drafter.
         self.target_model = target_model.to(self.accelerator.device).eval().requires_grad_(False)
@@ -258,7 +268,13 @@ class DrafterTrainer(Trainer):
             logger.warning(
                 f"Held-out acceptance length is {figures[TAU]:.3f} at step {self.state.global_step}, below the "
                 f"{initial[TAU]:.3f} of the drafter this training began with. A lower learning rate, a stronger "
-                "anchor to the target, or stopping (`early_stopping_patience`) may be what it needs."
+                "anchor to the target, or stopping (`early_stopping_patience`) may be what it needs. "
+                + (
+                    "The best drafter is kept."
+                    if self.args.load_best_model_at_end
+                    else f"The last weights will be saved all the same, and the first are in `{self.initial_folder}`: "
+                    "`load_best_model_at_end=True` keeps the best."
+                )
             )
 
     def _keep_initial(self, figures: dict[str, float], metrics: dict[str, float]) -> None:
@@ -333,6 +349,17 @@ class DrafterTrainer(Trainer):
             remove_record(folder)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """
+        Saves the drafter and writes its card beside it, with the training's figures and the papers to cite. Arguments
+        of [`~transformers.Trainer`]'s own card are not used: what they would say is read from the training.
+        """
+        from ..hub.card import write_card
+
+        self.save_model(_internal_call=True)
+        if self.is_world_process_zero():
+            write_card(self.args.output_dir, repo_id=self.args.hub_model_id)
 
     # ---- the Hub ---------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
 from ..drafters.learned_positions import learned_positions as positions_in_table
+from ..generation.changing_rope import changing_ropes
 
 
 def positions_of(model: PreTrainedModel) -> int | None:
     """
-    How many positions a model says that it has, `None` if it does not say.
+    How many positions a model says that it has, `None` if it does not say. Where its rotary frequencies change behind
+    some length (`longrope`, `dynamic`) it has no more than those: one pass over many windows has one set of them.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): A target, or a drafter, of which a causal LM that it wraps counts.
@@ -21,6 +23,7 @@ def positions_of(model: PreTrainedModel) -> int | None:
     if isinstance(model, DrafterModel):
         configs += [part.config.get_text_config() for part in model.modules() if isinstance(part, PreTrainedModel)]
     counts = [getattr(config, "max_position_embeddings", None) for config in configs]
+    counts += [limit for _, limit in changing_ropes(model)]
     return min((count for count in counts if count), default=None)
 
 

@@ -174,6 +174,12 @@ class PPOWConfig(DrafterTrainingConfig):
     def __post_init__(self):
         self._check_numbers()
         self._check_choices()
+        if self.metric_for_best_model in ("loss", "eval_loss"):
+            raise ValueError(
+                f"`metric_for_best_model` is {self.metric_for_best_model!r}, which PPOW does not have: a loss on "
+                'held-out rows would depend on what was rolled out. Leave it out for "eval_acceptance_length", or '
+                'name "eval_speedup_predicted".'
+            )
         super().__post_init__()
         if self.num_iterations > 1:
             self._check_iterations()

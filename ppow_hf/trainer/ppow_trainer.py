@@ -45,7 +45,7 @@ logger = logging.get_logger(__name__)
 RewardFunc = Callable[..., list]
 
 _BY_SPEEDUP = ("eval_speedup_predicted", "speedup_predicted")
-_PHASES = ("target", "selection", "rollout", "verification", "update")
+_PHASES = ("target", "selection", "rollout", "verification", "scoring", "update")
 
 
 class PPOWTrainer(DrafterTrainer):
@@ -69,10 +69,11 @@ class PPOWTrainer(DrafterTrainer):
     Example:
 
     ```python
+    >>> import torch
     >>> from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer
 
     >>> trainer = PPOWTrainer(
-    ...     model=AutoDrafter.from_pretrained("my-supervised-drafter"),
+    ...     model=AutoDrafter.from_pretrained("my-supervised-drafter", dtype=torch.float32),
     ...     target_model=target,
     ...     args=PPOWConfig(output_dir="my-drafter"),
     ...     train_dataset=dataset,  # columns input_ids and loss_mask, as written by `ppow data`

@@ -62,7 +62,44 @@ def check_models(model: Any, target: PreTrainedModel) -> None:
             f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
             "one with `from_target(target)`."
         )
+    if not any(True for _ in model.parameters()):
+        raise ValueError(
+            f"`model` is a `{type(model).__name__}`, which has no weights to train. Give another drafter."
+        )
     model.bind_target(target)
+
+
+def train_in_float32(model: DrafterModel) -> None:
+    """
+    Makes narrow weights float32, in place: in bfloat16 most of a step as small as a drafter's is rounded away, and
+    nothing would tell. (`bf16=True` computes in bfloat16 all the same.)
+
+    Args:
+        model ([`DrafterModel`]): The drafter to train.
+    """
+    narrow = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
+    if not narrow:
+        return
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in narrow))
+    logger.warning(
+        f"`model` has weights in {names}, in which steps of training are rounded away. They are float32 from here on, "
+        "and saved as such: load a drafter to train with `dtype=torch.float32`. `trainers/finish_drafter.py` stores "
+        "the trained one in bfloat16 again."
+    )
+    model.float()
+
+
+def check_streams(dataset: Dataset | IterableDataset | None, num_processes: int) -> None:
+    """
+    Raises:
+        ValueError: If `train_dataset` is streamed to several processes, whose batches differ in length.
+    """
+    if isinstance(dataset, IterableDataset) and num_processes > 1:
+        raise ValueError(
+            f"`train_dataset` is streamed, which cannot be combined with {num_processes} processes: the parts of a "
+            "batch would have to be of one length. Give a `Dataset`, for example "
+            "`Dataset.from_list(list(stream.take(100_000)))`, or train in one process."
+        )
 
 
 def check_rows_repeat(dataset: Dataset | IterableDataset | None, num_iterations: int) -> None:

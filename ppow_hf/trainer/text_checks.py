@@ -86,6 +86,12 @@ def check_masks(dataset: Dataset, name: str) -> None:
         if len(differ):
             row = int(differ[0])
             raise _uneven(f"Row {begin + row} of `{name}`", int(lengths[0][row]), int(lengths[1][row]))
+        entries = pc.unique(pc.list_flatten(columns[1])).to_pylist()
+        if other := [entry for entry in entries if entry not in (0, 1)]:
+            raise ValueError(
+                f"`loss_mask` of `{name}` holds {other[0]!r}. Give 1 on the target's own tokens and 0 on others; it "
+                "is no list of labels, where -100 stands for what is left out."
+            )
         begin += len(table)
 
 

@@ -218,7 +218,10 @@ class ExperienceMaker:
                 preferred = target_windows(
                     self.target, prefix, selected.starts, args.window_size, chunk_size=projected
                 )
-        return self._score(inputs, drafter, prefix, selected, rollouts, verification, preferred, generator, metrics)
+        with self.timed("scoring"):
+            return self._score(
+                inputs, drafter, prefix, selected, rollouts, verification, preferred, generator, metrics
+            )
 
     # ---- windows ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, BloomConfig
 from ppow_hf import CausalLMDrafter
 from ppow_hf.trainer.positions import learned_positions, longest_text, positions_of
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
+from tests.trainer.common import token_rows
+from tests.trainer.ppow_common import ppow_trainer
 
 
 def short_target(family: str, positions: int):
@@ -40,3 +42,11 @@ def test_a_table_of_learned_positions_ends():
     # The last token of a text is not read.
     assert longest_text(learned, tiny_eagle3(learned)) == longest_text(rotary, drafters[2]) == 21
     assert longest_text(rotary, tiny_eagle3(rotary)) == sys.maxsize
+
+
+def test_frequencies_that_change_end_what_one_pass_can_verify():
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 32, "factor": 8.0}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    assert positions_of(tiny_target("llama", rope_parameters=rope)) == 32
+    with pytest.raises(ValueError, match="32"):
+        ppow_trainer("unused", target=tiny_target("llama", rope_parameters=rope), dataset=token_rows(4, length=40))

@@ -158,3 +158,9 @@ def test_epsilon_is_a_number_or_the_median(tmp_path, given, held):
 def test_epsilon_that_is_neither(tmp_path, given):
     with pytest.raises(ValueError, match="`proximity_epsilon`"):
         PPOWConfig(tmp_path, proximity_epsilon=given)
+
+
+@pytest.mark.parametrize("name", ["loss", "eval_loss"])
+def test_there_is_no_held_out_loss_to_choose_by(name, tmp_path):
+    with pytest.raises(ValueError, match=f"`metric_for_best_model` is '{name}', which PPOW does not have"):
+        PPOWConfig(str(tmp_path), metric_for_best_model=name, use_cpu=True)

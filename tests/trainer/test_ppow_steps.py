@@ -200,6 +200,17 @@ def test_the_phases_of_a_step_add_up_to_it(tmp_path):
     assert 0.3 < sum(phases.values()) < began[1] - began[0], "of the step, not of a micro-batch"
 
 
+def test_the_time_of_rewards_is_not_the_updates(tmp_path):
+    def slow_reward(completion_ids, **kwargs):
+        time.sleep(1.0)
+        return [0.0] * len(completion_ids)
+
+    trainer = ppow_trainer(tmp_path, max_steps=1, reward_funcs=slow_reward, **QUIET)
+    trainer.train()
+    (log,) = training_logs(trainer)
+    assert log["seconds/scoring"] > 1.0 > log["seconds/update"]
+
+
 def test_windows_per_second_counts_windows_that_were_made(tmp_path):
     """One row of four has room for windows; two starts of four windows each."""
     rows = token_rows(4)

@@ -77,9 +77,11 @@ def test_a_batch_of_long_prompts_alone_teaches_nothing(tmp_path, kind):
         drafter = tiny_causal_drafter(target)
     else:
         drafter = tiny_eagle3(target, draft_vocab_size=48 if kind == "eagle3" else None)
-    rows = token_rows(1).from_list([{"input_ids": list(range(2, 40)), "loss_mask": [0] * 20 + [1] * 18}] * 4)
+    rows = [{"input_ids": list(range(2, 40)), "loss_mask": [0] * 20 + [1] * 18}] * 4
+    rows = token_rows(1).from_list([*rows, {"input_ids": [5, 6, 7], "loss_mask": [0, 1, 1]}])
     before = {name: value.clone() for name, value in drafter.named_parameters()}
-    trainer = sft_trainer(tmp_path, drafter, target, rows, max_length=20, max_steps=1, weight_decay=0.0)
+    order = {"train_sampling_strategy": "sequential"}  # the last row, which teaches something, is not reached
+    trainer = sft_trainer(tmp_path, drafter, target, rows, max_length=20, max_steps=1, weight_decay=0.0, **order)
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == 0.0
     for name, value in drafter.named_parameters():
