@@ -20,7 +20,7 @@ from ppow_hf.whole_files import write_text_whole
 ROOT = Path(__file__).parents[3]
 CARDS = ROOT / "model_cards"
 DRAFTER = "smollm2-135m-instruct-eagle3"
-LOSSLESS = CARDS / "experiments" / "lossless"  # a folder of each check
+LOSSLESS = CARDS / DRAFTER / "benchmarks" / "lossless"  # a folder of each check
 # Of the paper: its floor and its best speedup over plain decoding, and its acceptance length.
 PAPER_SPEEDUP, PAPER_BEST, PAPER_TAU = 3.39, 4.36, 6.29
 LLAMA_CPP = 140.0  # tokens/s of llama.cpp on the same Q4_1 weights and two threads, as the goal was set
