@@ -247,6 +247,11 @@ def _read_rows(source: str, split: str, subset: str | None, argument: str) -> It
         return ((f"`{argument}` {source}, line {number}", row) for number, row in read_jsonl(path, argument))
     if path.suffix in _LOADERS and not path.is_file():
         raise FileNotFoundError(f"`{argument}` is {source!r}: there is no such file.")
+    if path.suffix not in _LOADERS and path.is_file():
+        raise ValueError(
+            f"`{argument}` is {source!r}, a file of a kind that is not read: give .jsonl, {', '.join(_LOADERS)}, or a "
+            "folder that `save_to_disk` wrote. Unpack it if it is packed."
+        )
     dataset = _load_dataset(path, split, subset, argument)
     if len(dataset) == 0:
         raise ValueError(f"`{argument}` {source}, split {split!r} is empty: give another source or split.")

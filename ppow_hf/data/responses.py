@@ -107,6 +107,7 @@ def generate_responses(
     _check(target, tokenizer, prompts)
     recorded = _recorded_settings(target, tokenizer, prompts, settings)
     output_dir = Path(output_dir)
+    output_dir = output_dir if output_dir.name else output_dir.absolute()  # "." has no name of its own
     shards = ShardFolder(output_dir.with_name(output_dir.name + ".partial"), recorded)
     if _settings_hash_of(output_dir) == settings_hash(recorded):
         logger.warning(f"{output_dir} already holds these responses.")

@@ -186,3 +186,10 @@ def test_select_prompts_shuffles_by_seed():
     assert select_prompts(prompts, seed=1) != shuffled
     with pytest.raises(ValueError, match="`limit`"):
         select_prompts(prompts, limit=0)
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl.gz", "prompts.txt"])
+def test_a_file_of_another_kind_is_there_all_the_same(name, tmp_path):
+    (tmp_path / name).write_text("abc")
+    with pytest.raises(ValueError, match="a file of a kind that is not read: give .jsonl.*Unpack it"):
+        load_prompts(tmp_path / name)

@@ -418,3 +418,11 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(tmp_path):
     prompts = [Prompt(("Fine.",)), Prompt(("Hello there",), system="Be brief.")]
     with pytest.raises(ValueError, match="number 2 of 2, which begins 'Hello there': System role not supported"):
         generate_responses(target, tokenizer, prompts, tmp_path / "out", max_new_tokens=4, progress=False)
+
+
+def test_the_current_folder_is_refused_as_any_that_holds_something(target, tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError):
+        generate_responses(target, tokenizer, ["abc"], ".", max_new_tokens=4, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
