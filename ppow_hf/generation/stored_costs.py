@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,16 +162,13 @@ def stored_cost_model(target: PreTrainedModel, drafter: DrafterModel) -> CostMod
 def _store(cost_model: CostModel, drafter: DrafterModel) -> str:
     """Stores costs in the user's cache and, for a drafter from a folder, beside it. Returns in words where."""
     folder, stored = _folder(drafter), []
-    try:
+    # Either place may be read-only: the costs count all the same, and what is said tells where they are.
+    with suppress(OSError):
         stored.append(f"`{cost_model.save(_in_cache())}`")
-    except OSError:
-        pass
     if folder is not None:
-        try:
+        with suppress(OSError):
             stored.append(f"`{cost_model.save(folder / _OWN_CACHE)}`")
             write_text_whole(folder / _OWN_CACHE / ".gitignore", "*\n")
-        except OSError:
-            pass
     if not stored:
         return "They could not be stored; set PPOW_HF_CACHE to a writable folder."
     return f"Stored in {' and '.join(stored)}."

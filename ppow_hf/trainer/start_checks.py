@@ -62,7 +62,7 @@ def check_models(model: Any, target: PreTrainedModel) -> None:
             f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
             "one with `from_target(target)`."
         )
-    if not any(True for _ in model.parameters()):
+    if next(model.parameters(), None) is None:
         raise ValueError(
             f"`model` is a `{type(model).__name__}`, which has no weights to train. Give another drafter."
         )
