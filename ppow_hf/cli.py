@@ -159,13 +159,20 @@ def calibrate(
 def data(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the finished dataset.")],
     prompts: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--prompts",
             "-p",
             help="Where prompts come from: JSONL file, dataset, or sharegpt; FILE::COLUMN names one.",
         ),
-    ],
+    ] = None,
+    answered: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of --prompts: JSONL of answers that the target gave before ({prompt, response_ids}), "
+            "taken as they are."
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Split of the datasets among them (Hub repositories, folders of save_to_disk).")
     ] = "train",
@@ -194,9 +201,22 @@ def data(
 ) -> None:
     """Let the target answer prompts: the data a drafter learns from. Resumes where it was killed."""
     from ppow_hf import load_target, prepack_weights
-    from ppow_hf.data import generate_responses, load_prompts, select_prompts
+    from ppow_hf.data import generate_responses, import_responses, load_prompts, select_prompts
     from ppow_hf.targets import inference_dtype
 
+    if (answered is None) == (not prompts):
+        raise ValueError("Give either `--prompts`, which the target is to answer, or `--answered` FILE.")
+    if answered is not None:
+        if unused := [
+            f"`{name}`"
+            for name, value in (("--limit", limit), ("--max-turns", max_turns), ("--temperature", temperature))
+            if value
+        ]:
+            raise ValueError(f"{', '.join(unused)}: only for `--prompts`; `--answered` takes every answer as it is.")
+        _, tokenizer = load_target(target, device="cpu")
+        dataset = import_responses(answered, tokenizer, output, exclude=exclude or [])
+        print_line(console, f"{len(dataset)} responses in {output}.")
+        return
     shares = parse_shares("--temperature", temperature or ["0:0.7", "1:0.3"])
     found = []
     for source in prompts:

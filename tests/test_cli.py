@@ -292,6 +292,30 @@ def test_data_of_a_split_or_subset_that_is_not_there(folders, tmp_path, monkeypa
     assert status == 1 and "split 'validation', subset 'main'" in error
 
 
+def test_data_takes_answers_as_they_are(folders, tmp_path, monkeypatch, capsys):
+    from ppow_hf.data import load_responses
+
+    given, output = tmp_path / "given.jsonl", tmp_path / "out"
+    rows = [{"prompt": name, "response_ids": ids} for name, ids in (("one", [5, 6]), ("two", [7]), ("held", [8]))]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "held.jsonl").write_text(json.dumps({"turns": ["held"]}) + "\n")
+    command = ["data", "--target", folders / "target", "--output", output, "--answered", given]
+    result = run(*command, "--exclude", tmp_path / "held.jsonl")
+    assert result.exit_code == 0 and f"2 responses in {output}." in result.output
+    learned = [
+        [token for token, of_target in zip(row["input_ids"], row["loss_mask"], strict=True) if of_target]
+        for row in load_responses(output)
+    ]
+    assert learned == [[5, 6], [7]]
+
+    status, _, error = call_main(monkeypatch, capsys, *command, "--prompts", folders / "prompts.jsonl")
+    assert status == 1 and "either `--prompts`" in error
+    status, _, error = call_main(monkeypatch, capsys, *command[:-2])
+    assert status == 1 and "or `--answered`" in error
+    status, _, error = call_main(monkeypatch, capsys, *command, "--limit", 2)
+    assert status == 1 and "`--limit`" in error
+
+
 def test_data_on_a_full_disk_goes_on_afterwards(folders, tmp_path, monkeypatch, capsys):
     command = data_command(folders, tmp_path / "out", "--prompts", folders / "prompts.jsonl")
     write, seen = os.fsync, []

@@ -119,9 +119,10 @@ def load_prompts(
         rows = _read_rows(source, split, subset, argument)
         name = Path(source).stem if os.path.exists(source) else source
 
-    prompts, num_rows, num_blank = [], 0, 0
+    prompts, num_rows, num_blank, num_answered = [], 0, 0, 0
     for where, row in rows:
         num_rows += 1
+        num_answered += "response_ids" in row
         column = column or _find_column(row, where)
         if column not in row:
             raise ValueError(
@@ -136,6 +137,11 @@ def load_prompts(
             prompts.append(Prompt(tuple(turns), system, name))
             if limit is not None and len(prompts) == limit:
                 break
+    if num_answered:
+        logger.warning(
+            f"{source}: {num_answered} of {num_rows} rows hold an answer already (`response_ids`), and will be "
+            "answered anew. `ppow data --answered FILE` and `import_responses` take such answers as they are."
+        )
     if num_blank:
         logger.warning(f"{source}: {num_blank} of {num_rows} rows hold no user message and were left out.")
     if not prompts:

@@ -193,3 +193,12 @@ def test_a_file_of_another_kind_is_there_all_the_same(name, tmp_path):
     (tmp_path / name).write_text("abc")
     with pytest.raises(ValueError, match="a file of a kind that is not read: give .jsonl.*Unpack it"):
         load_prompts(tmp_path / name)
+
+
+def test_answers_in_the_rows_are_pointed_out(tmp_path, caplog):
+    rows = [{"prompt": "One?", "response_ids": [5]}, {"prompt": "Two?"}]
+    load_prompts(write_jsonl(tmp_path / "mine.jsonl", rows))
+    assert "1 of 2 rows hold an answer already" in caplog.text and "--answered" in caplog.text
+    caplog.clear()
+    load_prompts(write_jsonl(tmp_path / "plain.jsonl", rows[1:]))
+    assert not caplog.text
