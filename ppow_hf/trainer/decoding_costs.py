@@ -3,6 +3,9 @@
 """What decoding with the drafter in training costs: the same number for all processes (ours)."""
 
 import copy
+import json
+import os
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -11,6 +14,10 @@ from transformers import PreTrainedModel
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from ..generation.stored_costs import stored_cost_model
+from ..whole_files import write_json_whole
+
+# Not the name of costs stored beside a drafter: these are one run's, wherever it goes on.
+_COSTS_OF_RUN = "costs_of_run.json"
 
 
 def decoding_costs(
@@ -40,6 +47,37 @@ def decoding_costs(
         find = CostModel.for_models if measure else stored_cost_model
         costs = [find(target, _as_decoded(drafter, target))]
     return broadcast_object_list(costs)[0]
+
+
+def save_costs_of_run(checkpoint: str | os.PathLike, costs: CostModel) -> None:
+    """Puts the costs that a run is rewarded by into one of its checkpoints."""
+    folder = Path(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_whole(folder / _COSTS_OF_RUN, costs.to_dict())
+
+
+def costs_of_run(checkpoint: str | os.PathLike) -> CostModel | None:
+    """
+    The costs of the run that wrote a checkpoint.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): Its folder.
+
+    Returns:
+        [`CostModel`], or `None` of a run that was rewarded by none.
+
+    Raises:
+        ValueError: The file in it is not a cost model.
+    """
+    path = Path(checkpoint) / _COSTS_OF_RUN
+    if not path.is_file():
+        return None
+    try:
+        return CostModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(
+            f"`resume_from_checkpoint` {checkpoint}: {_COSTS_OF_RUN} cannot be read ({error})."
+        ) from error
 
 
 def _as_decoded(drafter: DrafterModel, target: PreTrainedModel) -> DrafterModel:

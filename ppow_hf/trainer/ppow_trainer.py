@@ -5,13 +5,20 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, has_length
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    IntervalStrategy,
+    get_last_checkpoint,
+    has_length,
+)
 from transformers.utils import logging
 
 from ..drafters import DrafterModel
@@ -19,7 +26,7 @@ from ..end_tokens import eos_token_ids_of
 from ..generation import CostModel
 from ..generation.tree_attention import evaluating
 from ..rl import WindowSchedule, target_kl
-from .decoding_costs import decoding_costs
+from .decoding_costs import costs_of_run, decoding_costs, save_costs_of_run
 from .drafter_trainer import DrafterTrainer
 from .ppow_config import PPOWConfig
 from .ppow_sampler import IterationSampler
@@ -175,6 +182,7 @@ class PPOWTrainer(DrafterTrainer):
         # A reward must not depend on what happens to be stored on a machine: reward functions get what was asked for.
         self.cost_model = costs if given is not None or asked else None
         self._decoding_costs = costs
+        self._costs_are_given = given is not None
 
     def _forget_rollouts(self) -> None:
         self._schedule: WindowSchedule | None = None
@@ -184,13 +192,25 @@ class PPOWTrainer(DrafterTrainer):
         self._buffer: list[Experience] = []
         self._counts: torch.Tensor | None = None
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         self._forget_rollouts()
         self.skipped_rows.total = 0
+        if resume_from_checkpoint:
+            self._return_to_costs(resume_from_checkpoint)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._forget_rollouts()
+
+    def _return_to_costs(self, checkpoint: str | bool) -> None:
+        """The costs a run began with, which another machine, or this one another time, would measure differently."""
+        if self.cost_model is None or self._costs_are_given:
+            return
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        costs = None if checkpoint is None else costs_of_run(checkpoint)
+        if costs is not None:
+            self.cost_model = self._decoding_costs = self.experience_maker.cost_model = costs
 
     # ---- batches ---------------------------------------------------------------------------------------------------
 
@@ -304,14 +324,18 @@ class PPOWTrainer(DrafterTrainer):
 
         return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
 
-    def _save_checkpoint(self, *args, **kwargs):
+    def _save_checkpoint(self, model, trial):
         if self.state.global_step % self.args.num_iterations:
             logger.warning(
                 f"The checkpoint at step {self.state.global_step} lies between two rollouts, which begin every "
                 f"{self.args.num_iterations} steps (`num_iterations`): a run resumed from it makes new ones, and "
                 "will differ from an uninterrupted one."
             )
-        return super()._save_checkpoint(*args, **kwargs)
+        if self.cost_model is not None and not self._costs_are_given and self.args.should_save:
+            # Before the rest: a checkpoint is whole when its last file, the trainer's state, is there.
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            save_costs_of_run(Path(self._get_output_dir(trial=trial)) / name, self.cost_model)
+        return super()._save_checkpoint(model, trial)
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,37 @@ def test_a_damaged_file_of_costs_is_passed_over(tmp_path, cache, caplog):
     assert "Ignoring a stored cost model" in caplog.text and "eval_speedup_predicted" not in figures
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_resumed_run_goes_by_the_costs_it_began_with(tmp_path, cache, given):
+    """Another machine has measured other ones, or the same machine another time."""
+
+    def trainer(costs):
+        target, drafter = pair()
+        # Close to the target, so that windows get to different lengths and gamma matters.
+        drafter.lm_head.weight.data.copy_(target.get_output_embeddings().weight[drafter.draft_token_ids].float())
+        if not given:
+            CostModel(gamma=costs.gamma, key=key_of(target, drafter, torch.bfloat16)).save(cache)
+        settings = {"cost_ratio": "measured", "max_steps": 2, "save_strategy": "steps", "save_steps": 1, **QUIET}
+        return ppow_trainer(tmp_path / "out", drafter, target, cost_model=costs if given else None, **settings)
+
+    first, second = CostModel(gamma=0.125), CostModel(gamma=0.9)
+    whole = trainer(first)
+    whole.train()
+    kept = tmp_path / "out" / "checkpoint-1" / "costs_of_run.json"
+    assert kept.is_file() != given
+    resumed = trainer(second)
+    assert resumed.cost_model.gamma == 0.9
+    resumed.train(resume_from_checkpoint=str(kept.parent))
+    if given:
+        assert resumed.cost_model == second, "what the user gives is what the user wants"
+        return
+    assert resumed.cost_model == whole.cost_model == resumed.experience_maker.cost_model
+    assert_equal_weights(weights_of(whole.model), resumed.model.state_dict())
+    kept.write_text("{")
+    with pytest.raises(ValueError, match=kept.name):
+        trainer(second).train(resume_from_checkpoint=str(kept.parent))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_all_processes_go_by_the_costs_of_the_first(tmp_path):
