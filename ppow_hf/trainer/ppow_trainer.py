@@ -42,6 +42,7 @@ from .reward_inputs import RewardLog
 from .skipped_rows import SkippedRows
 from .start_checks import check_rows_repeat
 from .step_clock import StepClock
+from .weighted_means import summed_over_processes
 from .window_checks import check_windows
 from .window_experience import Experience, ExperienceMaker
 from .window_loss import WindowLoss, blockwise_loss
@@ -279,7 +280,7 @@ class PPOWTrainer(DrafterTrainer):
         self.skipped_rows.total += round(table["skipped_rows"][0])
         if self._logs_of_rewards:
             # Apart from what is checked to be finite: what a reward function logs is no sign of a divergence.
-            self.reward_log.add(self._over_processes(self.reward_log.take_metrics()))
+            self.reward_log.add(summed_over_processes(self.accelerator, self.reward_log.take_metrics()))
         return experience
 
     def _is_logged(self, step: int) -> bool:
@@ -389,26 +390,10 @@ class PPOWTrainer(DrafterTrainer):
 
     def _collect(self, metrics: Metrics) -> Metrics:
         """Keeps sums and counts over all processes for [`~DrafterTrainer.log`], and returns them."""
-        table = self._over_processes(metrics)
+        table = summed_over_processes(self.accelerator, metrics)
         self._check_finite(table)
         self._metrics["train"].add(table)
         return table
-
-    def _over_processes(self, metrics: Metrics) -> Metrics:
-        names = sorted(self._all_names(metrics))
-        if not names:
-            return {}
-        values = [metrics.get(name, (0.0, 0.0)) for name in names]
-        table = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
-        sums = self.accelerator.reduce(table, reduction="sum").tolist()
-        return {name: (total, count) for name, (total, count) in zip(names, sums, strict=True)}
-
-    def _all_names(self, metrics: Metrics) -> set[str]:
-        if self.accelerator.num_processes == 1:
-            return set(metrics)
-        gathered = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(gathered, sorted(metrics))
-        return set().union(*gathered)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._clock.steps:

@@ -4,6 +4,9 @@
 
 from collections.abc import Mapping
 
+import torch
+from accelerate import Accelerator
+
 
 class WeightedMeans:
     """
@@ -41,3 +44,33 @@ class WeightedMeans:
         means = {name: total / count for name, (total, count, _) in self._sums.items()}
         self._sums.clear()
         return means
+
+
+def summed_over_processes(
+    accelerator: Accelerator, metrics: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """
+    Sums and counts over all processes, of which each may have metrics that others have not.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]): Of the trainer. All its processes must call.
+        metrics (`Mapping[str, tuple[float, float]]`): Sum and count of every metric of this process.
+
+    Returns:
+        `dict[str, tuple[float, float]]`: The same on every process.
+    """
+    names = sorted(_names_of_all(accelerator, metrics))
+    if not names:
+        return {}
+    values = [metrics.get(name, (0.0, 0.0)) for name in names]
+    table = torch.tensor(values, dtype=torch.float32, device=accelerator.device)
+    sums = accelerator.reduce(table, reduction="sum").tolist()
+    return {name: (total, count) for name, (total, count) in zip(names, sums, strict=True)}
+
+
+def _names_of_all(accelerator: Accelerator, metrics: Mapping[str, tuple[float, float]]) -> set[str]:
+    if accelerator.num_processes == 1:
+        return set(metrics)
+    gathered = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(gathered, sorted(metrics))
+    return set().union(*gathered)
