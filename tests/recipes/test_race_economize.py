@@ -14,6 +14,8 @@ import torch
 from datasets import Dataset
 
 from ppow_hf.drafters import Eagle3Drafter
+from ppow_hf.evaluation import Example
+from ppow_hf.evaluation.records import RecordLog
 from tests.evaluation.bench_utils import VOCAB_SIZE, byte_tokenizer
 from tests.testing_utils import tiny_eagle3, tiny_target
 
@@ -117,6 +119,18 @@ def test_command_line_errors(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["race_economize.py", "bench", "--suite", "x.jsonl"])
     with pytest.raises(SystemExit, match="economize is not installed: `pip install"):
         race.main()
+
+
+def test_our_entrants_run_without_economize(tmp_path):
+    target, tokenizer = tiny_target(vocab_size=VOCAB_SIZE), byte_tokenizer()
+    entrants = methods.entrants_of(target, {"own": tiny_eagle3(target)}, ["cost_aware", "fixed:2"], [], {})
+    log = RecordLog(tmp_path / "records.jsonl", {})
+    runner = methods.RaceRunner(target, tokenizer, entrants, 8, 0, log, progress=False)
+    examples = [Example("1", "a", ("abcabc",)), Example("2", "b", ("abc",))]
+    runner.run(examples, [0.0])
+    names = ["target", "prompt_lookup", "own/cost_aware", "own/fixed:2"]
+    assert [list(record["methods"]) for record in runner.prompts()] == [names, names]
+    assert all(run["lossless"] for record in runner.prompts() for run in record["methods"].values())
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -219,6 +219,9 @@ class RaceRunner(BenchmarkRunner):
         super().__init__(target, tokenizer, None, None, entrants, max_new_tokens, seed, log, progress)
         self.stop = sorted(eos_token_ids_of(target.generation_config))
 
+    def _note_costs(self, sitting: int) -> None:
+        """None: a race predicts no speedup."""
+
     def _generate(self, entrant: Entrant, ids, temperature, example, turn, max_new_tokens=None) -> Generation:
         length = max_new_tokens or self.max_new_tokens
         if entrant.is_peer:

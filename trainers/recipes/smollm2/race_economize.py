@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0.
 """The race against economize: same target, same responses, same training time, decoded in the same process.
 
-    pip install -c constraints.txt -r trainers/recipes/smollm2/economize_requirements.txt
+    pip install -c constraints.txt economize  # the environment of `make test` has it
     # economize's drafters, 45 minutes each; a killed run goes on where it stopped
     python trainers/recipes/smollm2/race_economize.py train --technique eagle3 --seconds 2700 \
         --responses runs/responses --output runs/race/eagle3
@@ -270,10 +270,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = make_parser().parse_args()
     if importlib.util.find_spec(PEER) is None:
-        sys.exit(
-            "The package economize is not installed: `pip install -c constraints.txt -r "
-            "trainers/recipes/smollm2/economize_requirements.txt`."
-        )
+        sys.exit("The package economize is not installed: `pip install -c constraints.txt economize`.")
     try:
         args.run(args)
     except (ValueError, OSError) as error:
