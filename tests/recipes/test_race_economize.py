@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ppow_hf.drafters import Eagle3Drafter
+from ppow_hf.drafters import AutoDrafter, Eagle3Drafter
 from ppow_hf.evaluation import Example
 from ppow_hf.evaluation.records import RecordLog
 from tests.evaluation.bench_utils import VOCAB_SIZE, byte_tokenizer
@@ -243,7 +243,7 @@ def test_bench_end_to_end(economize, rows, tmp_path):
     target.save_pretrained(tmp_path / "target")
     tokenizer.save_pretrained(tmp_path / "target")
     tiny_eagle3(target).save_pretrained(tmp_path / "own")
-    assert isinstance(race.AutoDrafter.from_pretrained(tmp_path / "own"), Eagle3Drafter)
+    assert isinstance(AutoDrafter.from_pretrained(tmp_path / "own"), Eagle3Drafter)
     settings = training.PeerTraining("eagle3", seconds=0.3, **SETTINGS)
     training.train_peer(target, tokenizer, rows, settings, tmp_path / "eagle3", {})
     suite = tmp_path / "suite.jsonl"

@@ -206,6 +206,29 @@ def oracle_goals(drafter_hash: str) -> list[Goal]:
     ]
 
 
+def race_goals() -> list[Goal]:
+    """Against the package economize, with drafters trained on the same responses for the same time."""
+    results = read(DRAFTER, "benchmarks", "race", "results.json")
+    limit = results["arguments"]["limit"]
+    goals = []
+    for line in results["race"]:
+        if line["suite"] is not None or not line["ours"].startswith("same-time/"):
+            continue
+        low, high = line["ratio_interval"]
+        goals.append(
+            Goal(
+                f"`{results['arguments']['champion']}` with a drafter trained as long as economize's, over the best "
+                f"of economize's methods (`{line['theirs'].removeprefix('economize/')}`), mean ({limit} prompts a "
+                "suite)",
+                "above 1",
+                f"{line['ratio']:.2f} [{low:.2f}, {high:.2f}] ({line['speedup']:.2f}x, {line['peer_speedup']:.2f}x)",
+                line["ratio"] > 1,
+                "Its drafters and loops are as its authors made them; see the report.",
+            )
+        )
+    return goals
+
+
 def training_goals() -> list[Goal]:
     """What PPOW is worth."""
     rows = read("experiments", "gpu-arms", "results.json")["results"]
@@ -321,6 +344,7 @@ def all_goals(results: dict) -> list[Goal]:
         *cycle_goals(),
         *sampling_goals(results["drafter_hash"]),
         *oracle_goals(results["drafter_hash"]),
+        *race_goals(),
         *training_goals(),
     ]
 
