@@ -208,7 +208,7 @@ def oracle_goals(drafter_hash: str) -> list[Goal]:
 
 def race_goals() -> list[Goal]:
     """Against the package economize, with drafters trained on the same responses for the same time."""
-    results = read(DRAFTER, "benchmarks", "race", "results.json")
+    results = read("experiments", "race", "results.json")
     limit = results["arguments"]["limit"]
     goals = []
     for line in results["race"]:
