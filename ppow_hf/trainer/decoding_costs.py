@@ -3,7 +3,6 @@
 """What decoding with the drafter in training costs: the same number for all processes (ours)."""
 
 import copy
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from ..drafters import DrafterModel
 from ..generation import CostModel
 from ..generation.stored_costs import stored_cost_model
+from ..json_files import read_json_object
 from ..whole_files import write_json_whole
 
 # Not the name of costs stored beside a drafter: these are one run's, wherever it goes on.
@@ -73,7 +73,7 @@ def costs_of_run(checkpoint: str | os.PathLike) -> CostModel | None:
     if not path.is_file():
         return None
     try:
-        return CostModel.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return CostModel.from_dict(read_json_object(path, "Resume from another checkpoint."))
     except ValueError as error:
         raise ValueError(
             f"`resume_from_checkpoint` {checkpoint}: {_COSTS_OF_RUN} cannot be read ({error})."

@@ -51,7 +51,6 @@ from ppow_hf.scripts.train_ppow import choose_rewards
 from ppow_hf.scripts.training_run import load_all_responses
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.trainer.drafter_trainer import DrafterTrainer
-from ppow_hf.trainer.window_loss import WindowLoss, blockwise_loss
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
 CONFIGS = {"sft": DrafterSFTConfig, "ppow": PPOWConfig}
@@ -100,18 +99,17 @@ def trainer_of(
 def arm_gradient(trainer: DrafterTrainer, batch: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
     """The gradient of an arm's own loss on one batch, as one vector."""
     drafter = trainer.model
-    drafter.train()
-    if isinstance(trainer, DrafterSFTTrainer):
+    supervised = isinstance(trainer, DrafterSFTTrainer)
+    drafter.train(supervised)
+    if supervised:
         with trainer.accelerator.autocast():
             return flat_gradient(trainer.compute_loss(drafter, batch), drafter)
-    drafter.eval()
     experience = trainer.experience_maker(
         drafter, batch, law=trainer.args.window_selection, seed=seed, precision=trainer.accelerator.autocast
     )
-    tokens, reached, windows, _ = trainer._count([experience])
+    trainer._counts = trainer._count([experience])
     with trainer.accelerator.autocast():
-        logits = trainer._window_logits(drafter, experience, experience.inputs["window_tokens"])
-    loss, _ = blockwise_loss(logits, WindowLoss(trainer.args, experience, True, tokens, reached, windows))
+        loss, _ = trainer._compute_loss(drafter, experience)
     return flat_gradient(loss, drafter)
 
 
