@@ -98,6 +98,15 @@ def assert_drawn_from(law: torch.Tensor, drawn: torch.Tensor) -> None:
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5, f"chi-square {chi_square:.1f} at {freedom} degrees"
 
 
+def test_drawing_in_blocks_of_rows_changes_nothing(drafter, monkeypatch):
+    text = Text(drafter, 12, batch=2)
+    whole = roll(drafter, text, group_size=5, greedy_window=True)
+    monkeypatch.setattr("ppow_hf.rl.rollout.ROWS_IN_CACHE", 7)  # 30 rows
+    blocks = roll(drafter, text, group_size=5, greedy_window=True)
+    assert torch.equal(blocks.tokens, whole.tokens)
+    torch.testing.assert_close(blocks.log_probs, whole.log_probs, rtol=0, atol=1e-6)
+
+
 def test_the_greedy_window_is_the_first_of_every_group(drafter):
     text = Text(drafter, 12, batch=2)
     plain, mixed = roll(drafter, text), roll(drafter, text, greedy_window=True)
