@@ -405,13 +405,14 @@ def compare(
     ),
     baseline: Annotated[str | None, typer.Option(help="Drafter to compare with. Default: the first.")] = None,
     window: Annotated[int, typer.Option(help="Draft tokens per window.", min=1)] = 5,
+    temperature: Annotated[float, typer.Option(help="Of the texts and of drafting; 0 is greedy.", min=0.0)] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="Length of the texts.", min=2)] = 128,
     target: TargetOption = DEFAULT_TARGET,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Compare the acceptance length of drafters on the same greedy texts, replayed instead of decoded."""
+    """Compare the acceptance length of drafters on the same texts of the target, replayed instead of decoded."""
     from .scripts.compare_drafters import compare_drafters
 
     drafters = named_folders(drafter)
@@ -424,6 +425,7 @@ def compare(
         suite,
         output,
         window=window,
+        temperature=temperature,
         baseline=baseline,
         max_new_tokens=max_new_tokens,
         seed=seed,

@@ -1,6 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
-"""Drafters compared on the same greedy texts: acceptance length with bootstrap intervals over prompts (ours)."""
+"""Drafters compared on the same texts of their target: acceptance length with bootstrap intervals (ours)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MEAN = "mean"
 
 @dataclass
 class PromptOutcome:
-    """Cycles of one prompt, all its turns together."""
+    """Cycles of one prompt, all its turns together; when sampling, their expected number."""
 
     suite: str
     committed: int
-    verifications: int
+    verifications: float
 
 
 @dataclass
@@ -71,33 +71,41 @@ def responses_of(row: Mapping) -> list[tuple[list[int], int]]:
 
 def measure_acceptance(
     target: PreTrainedModel,
-    drafter: DrafterModel,
+    drafters: Mapping[str, DrafterModel],
     rows: Iterable[Mapping],
-    window_size: int,
+    window_sizes: Sequence[int],
+    temperature: float = 0.0,
     progress: bool = False,
-) -> list[PromptOutcome]:
+) -> dict[str, dict[int, list[PromptOutcome]]]:
     """
-    Replays a drafter on rows of greedy responses.
+    Replays drafters on rows of responses.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target that wrote them.
-        drafter ([`DrafterModel`]): The drafter.
+        drafters (`Mapping[str, DrafterModel]`): The drafters by name.
         rows (`Iterable[Mapping]`): With `input_ids`, `loss_mask` and `source`, the suite.
-        window_size (`int`): Draft tokens per window.
+        window_sizes (`Sequence[int]`): Draft tokens per window.
+        temperature (`float`, *optional*, defaults to 0.0): The responses were drawn at: 0 for greedy ones, else
+            without top-k or top-p.
         progress (`bool`, *optional*, defaults to `False`): Show a progress bar.
 
     Returns:
-        `list[PromptOutcome]`: One per row.
+        `dict[str, dict[int, list[PromptOutcome]]]`: By drafter and window size, one per row.
     """
     rows = list(rows)
     parts = [responses_of(row) for row in rows]
-    replayed = iter(replay_texts(target, drafter, [t for part in parts for t in part], window_size, progress))
-    outcomes = []
-    for row, part in zip(rows, parts, strict=True):
-        turns = [next(replayed) for _ in part]
-        outcomes.append(
-            PromptOutcome(row["source"], sum(t.committed for t in turns), sum(t.verifications for t in turns))
-        )
+    texts = [text for part in parts for text in part]
+    replayed = replay_texts(target, drafters, texts, window_sizes, temperature, progress)
+    outcomes: dict[str, dict[int, list[PromptOutcome]]] = {}
+    for name, by_size in replayed.items():
+        outcomes[name] = {}
+        for size, cycles in by_size.items():
+            rest = iter(cycles)
+            of_prompts = ([next(rest) for _ in part] for part in parts)
+            outcomes[name][size] = [
+                PromptOutcome(row["source"], sum(t.committed for t in turns), sum(t.verifications for t in turns))
+                for row, turns in zip(rows, of_prompts, strict=True)
+            ]
     return outcomes
 
 

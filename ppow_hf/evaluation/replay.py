@@ -1,17 +1,22 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 """
-Acceptance length without decoding: what greedy speculative decoding would have done on texts that are already there.
+Acceptance length without decoding: what speculative decoding would have done on texts that are already there. Ours.
 
-At temperature 0 the text does not depend on the drafter, so every drafter can be replayed on the same texts: one
-target pass, the drafter's greedy window from every position in one batch, and the cycles follow by walking through
-the text. It takes a fraction of decoding's time and gives its very acceptance length (up to near-ties of the target
-between shapes in low precision), which makes comparisons over many prompts affordable. Ours.
+The text does not depend on the drafter, so every drafter can be replayed on the same texts: one target pass, the
+drafter's window from every position in one batch, and the cycles follow by walking through the text. It takes a
+fraction of decoding's time, which makes comparisons over many prompts affordable.
+
+- At temperature 0 the cycles are those of decoding (up to near-ties of the target between shapes in low precision).
+- When sampling, `x` is drafted with the chance `q(x)` and then survives with `min(1, p(x) / q(x))`; the text's token
+  is `x` with the chance `p(x)` whatever the drafter does. Given the text, its token was drafted and accepted with the
+  chance `min(q(x), p(x)) / p(x) = min(1, q(x) / p(x))`, independently of everything behind it. The expected number of
+  cycles over all that decoding could have drawn follows exactly, where decoding gives one draw of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +24,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
-from ..rl.target_prefix import target_prefix
+from ..drafters.draft_vocabulary import draft_id_table
+from ..rl.target_prefix import ROWS_IN_CACHE, TargetPrefix, target_prefix
+from ..row_blocks import rows_per_block
 
 
 @dataclass
@@ -29,13 +36,13 @@ class ReplayedText:
 
     Args:
         committed (`int`): Tokens committed by the cycles: all of the response but its first, which the prefill gives.
-        verifications (`int`): Cycles.
-        accepted (`list[int]`): Accepted draft tokens of each cycle.
+        verifications (`float`): Cycles; when sampling, their expected number.
+        accepted (`list[int]`, *optional*): Accepted draft tokens of each cycle; not known when sampling.
     """
 
     committed: int
-    verifications: int
-    accepted: list[int]
+    verifications: float
+    accepted: list[int] | None = None
 
     @property
     def acceptance_length(self) -> float | None:
@@ -50,6 +57,7 @@ def accepted_from_everywhere(
     input_ids: torch.LongTensor,
     first: int,
     window_size: int,
+    prefix: TargetPrefix | None = None,
 ) -> torch.LongTensor:
     """
     Length of the accepted prefix of the drafter's greedy window from every position of a greedy text.
@@ -60,11 +68,13 @@ def accepted_from_everywhere(
         input_ids (`torch.LongTensor` of shape `(1, length)`): Prompt and the target's greedy response.
         first (`int`): First position a window may start at, at least 2.
         window_size (`int`): Draft tokens per window.
+        prefix ([`TargetPrefix`], *optional*): The target's pass over the text, with the drafter's features, where it
+            is at hand.
 
     Returns:
         `torch.LongTensor` of shape `(length - first,)`: accepted tokens of the window that starts at `first + i`.
     """
-    prefix = target_prefix(target, input_ids, torch.ones_like(input_ids), drafter.feature_layer_ids, keep_cache=False)
+    prefix = prefix or _pass(target, input_ids, drafter.feature_layer_ids)
     length = input_ids.shape[1]
     starts = torch.arange(first, length, device=input_ids.device)[None]
     state, logits = drafter.begin_windows(input_ids, prefix.features, starts)
@@ -104,41 +114,147 @@ def replay(accepted: Sequence[int], window_size: int) -> ReplayedText:
     return ReplayedText(remaining, len(cycles), cycles)
 
 
-def replay_texts(
+@torch.no_grad()
+def acceptance_from_everywhere(
     target: PreTrainedModel,
     drafter: DrafterModel,
-    texts: Sequence[tuple[list[int], int]],
+    input_ids: torch.LongTensor,
+    first: int,
     window_size: int,
-    progress: bool = False,
-) -> list[ReplayedText]:
+    temperature: float,
+    prefix: TargetPrefix | None = None,
+) -> torch.Tensor:
     """
-    Replays a drafter on greedy texts of its target.
+    Chance that the tokens of a sampled text were drafted and accepted, for windows from every position of it.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.
-        drafter ([`DrafterModel`]): The drafter.
-        texts (`Sequence[tuple[list[int], int]]`): Token ids of prompt and greedy response, and the prompt's length.
-        window_size (`int`): Draft tokens per window, at least 1.
+        drafter ([`DrafterModel`]): The drafter, bound to it.
+        input_ids (`torch.LongTensor` of shape `(1, length)`): Prompt and a response sampled from the target, without
+            top-k or top-p.
+        first (`int`): First position a window may start at, at least 2.
+        window_size (`int`): Draft tokens per window.
+        temperature (`float`): The response was sampled at, and the drafter drafts at.
+        prefix ([`TargetPrefix`], *optional*): The target's pass over the text, with the drafter's features, where it
+            is at hand.
+
+    Returns:
+        `torch.Tensor` of shape `(length - first, window_size)`, float32: chance of the token at `first + i + j`, if
+        the window began at `first + i` and all its tokens before were accepted; 0 behind the end of the text.
+    """
+    prefix = prefix or _pass(target, input_ids, drafter.feature_layer_ids)
+    length, device = input_ids.shape[1], input_ids.device
+    starts = torch.arange(first, length, device=device)[None]
+    target_log_probs = torch.zeros(length + window_size, device=device)
+    blocks = torch.arange(first, length, device=device).split(rows_per_block(device, ROWS_IN_CACHE))
+    for places in blocks:
+        logits = prefix.logits_at(torch.zeros_like(places), places - 1).float() / temperature
+        chosen = logits.gather(-1, input_ids[0, places, None]) - logits.logsumexp(-1, keepdim=True)
+        target_log_probs[places] = chosen[:, 0].to(device)
+    ids = drafter.draft_token_ids
+    table = None if ids is None else draft_id_table(ids.to(device), drafter.config.vocab_size)
+    text = torch.nn.functional.pad(input_ids[0], (0, window_size))
+    chances = torch.zeros(length - first, window_size, device=device)
+    state, logits = drafter.begin_windows(input_ids, prefix.features, starts)
+    for k in range(window_size):
+        places = starts[0] + k
+        tokens = text[places]
+        columns = tokens if table is None else table[tokens]
+        known = (columns >= 0) & (places < length)
+        rows = rows_per_block(device, ROWS_IN_CACHE)
+        parts = zip(logits[0].split(rows), columns.clamp_min(0)[:, None].split(rows), strict=True)
+        draft = torch.cat([(x.float() / temperature).log_softmax(-1).gather(-1, c)[:, 0] for x, c in parts])
+        chances[:, k] = torch.where(known, (draft - target_log_probs[places]).clamp(max=0).exp(), 0.0)
+        if k + 1 < window_size:
+            logits = drafter.step_windows(state, tokens[None])
+    return chances
+
+
+def expected_replay(chances: Sequence[Sequence[float]], window_size: int) -> ReplayedText:
+    """
+    Expected number of cycles of a sampled text.
+
+    Args:
+        chances (`Sequence[Sequence[float]]` of shape `(length, at least window_size)`): From
+            [`acceptance_from_everywhere`], from the first position a window can start at.
+        window_size (`int`): Draft tokens per window; windows are shorter where the text ends, as in [`replay`].
+
+    Returns:
+        [`ReplayedText`], without `accepted`.
+    """
+    remaining = len(chances)
+    begins = [0.0] * (remaining + 1)  # the chance that a cycle begins there
+    begins[0] = 1.0
+    for position, row in enumerate(chances):
+        reach = begins[position]
+        taken = min(window_size, remaining - position - 1)
+        for k in range(taken):
+            begins[position + k + 1] += reach * (1.0 - row[k])
+            reach *= row[k]
+        begins[position + taken + 1] += reach
+    return ReplayedText(remaining, sum(begins[:remaining]))
+
+
+def replay_texts(
+    target: PreTrainedModel,
+    drafters: Mapping[str, DrafterModel],
+    texts: Sequence[tuple[list[int], int]],
+    window_sizes: Sequence[int],
+    temperature: float = 0.0,
+    progress: bool = False,
+) -> dict[str, dict[int, list[ReplayedText]]]:
+    """
+    Replays drafters on texts of their target. The target passes over every text once for all of them, and a drafter
+    drafts the longest windows only: shorter ones are their beginnings.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        drafters (`Mapping[str, DrafterModel]`): The drafters by name.
+        texts (`Sequence[tuple[list[int], int]]`): Token ids of prompt and response, and the prompt's length. The
+            responses are the target's own: greedy ones at temperature 0, else sampled without top-k or top-p.
+        window_sizes (`Sequence[int]`): Draft tokens per window, each at least 1.
+        temperature (`float`, *optional*, defaults to 0.0): Of the texts.
         progress (`bool`, *optional*, defaults to `False`): Show a progress bar.
 
     Returns:
-        `list[ReplayedText]`: One per text.
+        `dict[str, dict[int, list[ReplayedText]]]`: By drafter and window size, one per text.
 
     Raises:
-        ValueError: If `window_size` is below 1, or a prompt is empty.
+        ValueError: If a window size is below 1, there is none, the temperature is negative, or a prompt is empty.
     """
-    if window_size < 1:
-        raise ValueError(f"`window_size` must be at least 1, got {window_size}.")
-    drafter.bind_target(target)
-    results = []
+    if not window_sizes or min(window_sizes) < 1:
+        raise ValueError(f"`window_sizes` must hold sizes of at least 1, got {list(window_sizes)}.")
+    if temperature < 0:
+        raise ValueError(f"`temperature` must not be negative, got {temperature}.")
+    for drafter in drafters.values():
+        drafter.bind_target(target)
+    found = {name: {size: [] for size in window_sizes} for name in drafters}
     for token_ids, prompt_length in tqdm(texts, unit="text", disable=not progress):
         if prompt_length < 1:
             raise ValueError(f"`texts` must hold prompts of at least one token, got a length of {prompt_length}.")
-        first = prompt_length + 1
-        if len(token_ids) <= first:
-            results.append(ReplayedText(0, 0, []))
-            continue
+        first, passes = prompt_length + 1, {}
         input_ids = torch.tensor([token_ids], device=target.device)
-        accepted = accepted_from_everywhere(target, drafter, input_ids, first, window_size)
-        results.append(replay(accepted.tolist(), window_size))
-    return results
+        for name, drafter in drafters.items():
+            if len(token_ids) <= first:
+                outcome = dict.fromkeys(window_sizes, ReplayedText(0, 0, []))
+            else:
+                layers = tuple(drafter.feature_layer_ids)
+                if layers not in passes:
+                    passes[layers] = _pass(target, input_ids, layers)
+                outcome = _replay_text(target, drafter, input_ids, first, window_sizes, temperature, passes[layers])
+            for size in window_sizes:
+                found[name][size].append(outcome[size])
+    return found
+
+
+def _pass(target: PreTrainedModel, input_ids: torch.LongTensor, layer_ids: Sequence[int]) -> TargetPrefix:
+    return target_prefix(target, input_ids, torch.ones_like(input_ids), layer_ids, keep_cache=False)
+
+
+def _replay_text(target, drafter, input_ids, first, window_sizes, temperature, prefix) -> dict[int, ReplayedText]:
+    longest = max(window_sizes)
+    if temperature == 0:
+        accepted = accepted_from_everywhere(target, drafter, input_ids, first, longest, prefix).tolist()
+        return {size: replay(accepted, size) for size in window_sizes}
+    chances = acceptance_from_everywhere(target, drafter, input_ids, first, longest, temperature, prefix).tolist()
+    return {size: expected_replay(chances, size) for size in window_sizes}

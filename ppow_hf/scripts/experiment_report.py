@@ -51,16 +51,16 @@ def report_text(results: dict[str, Any]) -> str:
         f"Every arm {begin} and trains for {budget} on {data}, {config.get('parallel', 1)} at a time with an equal "
         "share of the processor. Seconds are those spent in training steps; target tokens are those the target was "
         "asked about in them, of texts and of drafted windows. Acceptance length (tau, bonus token included) of "
-        "windows of a fixed size on the target's own greedy answers of at most "
+        f"windows of a fixed size on the target's own {_texts(entries)} of at most "
         f"{config['max_new_tokens']} tokens; brackets are 95% bootstrap intervals over prompts, differences are "
         "paired by prompt.",
         "",
     ]
-    for window in config["windows"]:
-        rows = [entry for entry in entries if entry["window"] == window]
+    for setting in dict.fromkeys(map(_setting, entries)):
+        rows = [entry for entry in entries if _setting(entry) == setting]
         suites = list(dict.fromkeys(entry["suite"] for entry in rows))
         lines += [
-            f"## Windows of {window}",
+            f"## {_named(*setting)}",
             "",
             _header(["drafter", "steps", "seconds", "target tokens", *suites, f"mean over {_baseline(config)}"]),
         ]
@@ -80,6 +80,21 @@ def report_text(results: dict[str, Any]) -> str:
     environment = results["environment"]
     lines += ["Made on: " + ", ".join(f"{key} {value}" for key, value in sorted(environment.items()) if _flat(value))]
     return "\n".join(lines) + "\n"
+
+
+def _setting(entry: dict[str, Any]) -> tuple[float, int]:
+    # Experiments before temperatures other than 0 did not say.
+    return entry.get("temperature", 0), entry["window"]
+
+
+def _named(temperature: float, window: int) -> str:
+    return f"Windows of {window}" + (f", sampled at temperature {temperature:g}" if temperature else "")
+
+
+def _texts(entries: list[dict[str, Any]]) -> str:
+    if any(_setting(entry)[0] for entry in entries):
+        return "answers, greedy ones and sampled ones (there in expectation over what could be drafted),"
+    return "greedy answers"
 
 
 def _baseline(config: dict[str, Any]) -> str:
@@ -119,8 +134,8 @@ def _flat(value: Any) -> bool:
 def _draw_differences(path: Path, entries: list[dict[str, Any]], baseline: str) -> None:
     from matplotlib.figure import Figure
 
-    window = entries[0]["window"]
-    rows = [e for e in entries if e["window"] == window and e["difference"] is not None]
+    setting = _setting(entries[0])
+    rows = [e for e in entries if _setting(e) == setting and e["difference"] is not None]
     names = list(dict.fromkeys(e["drafter"] for e in rows))
     suites = list(dict.fromkeys(e["suite"] for e in rows))
     figure = Figure(figsize=(8, 1.2 + 0.55 * max(len(names), 1)), layout="constrained")
@@ -138,7 +153,7 @@ def _draw_differences(path: Path, entries: list[dict[str, Any]], baseline: str) 
     axes.axvline(0, color="0.4", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"acceptance length minus that of {baseline} (windows of {window}, 95% interval)")
+    axes.set_xlabel(f"acceptance length minus that of {baseline} ({_named(*setting).lower()}, 95% interval)")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
 

@@ -77,6 +77,8 @@ def test_a_prompt_sums_up_its_turns():
         {"input_ids": [3, 4, 5, 6, 7, 8, 9, 10, 11], "loss_mask": [0, 0, 1, 1, 1, 0, 1, 1, 1], "source": "a"},
         {"input_ids": [3, 4, 5, 6], "loss_mask": [0, 0, 1, 1], "source": "b"},
     ]
-    first, second = measure_acceptance(target, drafter, rows, window_size=2)
+    found = measure_acceptance(target, {"a": drafter, "b": tiny_eagle3(target, seed=1)}, rows, [2, 1])
+    assert {name: list(by_size) for name, by_size in found.items()} == {"a": [2, 1], "b": [2, 1]}
+    first, second = found["a"][2]
     assert (first.suite, first.committed, second.committed) == ("a", 4, 1)
     assert 2 <= first.verifications <= 4 and second.verifications == 1

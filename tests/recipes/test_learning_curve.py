@@ -64,7 +64,7 @@ def test_the_curve_is_what_replaying_every_checkpoint_gives(script, tmp_path, mo
     assert [(e["stage"], e["texts"]) for e in results["held_out"]] == [("first", 40), ("first", 80), ("second", 100)]
     answers = load_responses(tmp_path / "work" / "answers")
     for entry, seed in zip(results["held_out"], (10, 0, 3), strict=True):
-        outcomes = measure_acceptance(target, tiny_eagle3(target, seed=seed), answers, 3)
+        outcomes = measure_acceptance(target, {"x": tiny_eagle3(target, seed=seed)}, answers, [3])["x"][3]
         for suite, tau in entry["by_suite"].items():
             part = [o for o in outcomes if o.suite == suite]
             assert tau == pytest.approx(sum(o.committed for o in part) / sum(o.verifications for o in part))

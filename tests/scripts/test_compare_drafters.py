@@ -34,7 +34,7 @@ def test_figures_are_those_of_measuring_each_drafter(models, tmp_path):
     assert results == json.loads((output / "results.json").read_text())
     answers = load_responses(output / "answers")
     for seed, name in enumerate(drafters):
-        outcomes = measure_acceptance(target, tiny_eagle3(target, seed=seed), answers, 3)
+        outcomes = measure_acceptance(target, {name: tiny_eagle3(target, seed=seed)}, answers, [3])[name][3]
         tau = sum(o.committed for o in outcomes) / sum(o.verifications for o in outcomes)
         assert results["results"][name][0]["acceptance_length"] == pytest.approx(tau)
     assert results["results"]["first"][0]["difference"] is None
@@ -76,6 +76,25 @@ def test_no_drafter(models, tmp_path):
     target, tokenizer, suite = models
     with pytest.raises(ValueError, match="`drafters` is empty"):
         compare_drafters(target, tokenizer, {}, [str(suite)], tmp_path / "out")
+    with pytest.raises(ValueError, match="`temperature` must not be negative, got -1"):
+        compare_drafters(target, tokenizer, {"a": tmp_path / "first"}, [str(suite)], tmp_path / "out", temperature=-1)
+
+
+def test_temperatures_have_texts_and_outcomes_of_their_own(models, tmp_path):
+    target, tokenizer, suite = models
+    drafters = {name: tmp_path / name for name in ("first", "second")}
+    arguments = (target, tokenizer, drafters, [str(suite)], tmp_path / "out")
+    options = {"window": 3, "max_new_tokens": 12}
+    greedy = compare_drafters(*arguments, **options)
+    sampled = compare_drafters(*arguments, **options, temperature=1.0)
+    assert sampled["arguments"]["temperature"] == 1.0 and sampled["results"] != greedy["results"]
+    rows = load_responses(tmp_path / "out" / "answers-temperature-1")
+    outcomes = measure_acceptance(target, {"it": tiny_eagle3(target, seed=1)}, rows, [3], 1.0)["it"][3]
+    tau = sum(o.committed for o in outcomes) / sum(o.verifications for o in outcomes)
+    assert sampled["results"]["second"][0]["acceptance_length"] == pytest.approx(tau)
+    assert "sampled at temperature 1, in expectation" in (tmp_path / "out" / "report.md").read_text()
+    again = compare_drafters(*arguments, **options)
+    assert again["results"] == greedy["results"]
 
 
 def test_answers_to_other_prompts_are_not_taken(models, tmp_path):

@@ -72,3 +72,16 @@ def test_arms_with_data_of_their_own_are_named():
     text = report_text(results("runs/first", "init", {"max_steps": 40}, arms=arms))
     assert "on `runs/responses` (`more` on `a`, `b`, `less` on `c`), 2 at a time" in text
     assert "on the same responses" not in text
+
+
+def test_every_temperature_has_its_table(tmp_path):
+    given = results("runs/first", "init", {"max_steps": 40})
+    assert "greedy answers of at most 64 tokens" in report_text(given) and "sampled" not in report_text(given)
+    sampled = [entry("init", "mean", 1.5), entry("other-seed0", "mean", 1.625, 0.125)]
+    given["results"] = [e | {"temperature": 0} for e in given["results"]] + [e | {"temperature": 1} for e in sampled]
+    text = report_text(given)
+    greedy, at_one = text.split("## Windows of 5, sampled at temperature 1\n")
+    assert "## Windows of 5\n" in greedy and "+0.250 [" in greedy and "+0.125 [" not in greedy
+    assert "+0.125 [+0.105, +0.145]" in at_one and "+0.250 [" not in at_one
+    assert "greedy ones and sampled ones" in greedy
+    write_report(tmp_path, given)

@@ -27,7 +27,7 @@ from ppow_hf.evaluation.markdown import number, percent, table
 from ppow_hf.evaluation.replay import accepted_from_everywhere, replay
 from ppow_hf.generation.lookup import LookupIndex
 from ppow_hf.scripts.command_line import SeedOption, load_drafter, named_folders, run
-from ppow_hf.scripts.compare_drafters import greedy_answers
+from ppow_hf.scripts.compare_drafters import target_answers
 from ppow_hf.targets import DEFAULT_TARGET
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
@@ -165,7 +165,7 @@ def main(
     torch.manual_seed(seed)
     model, tokenizer = load_target(target, dtype=dtype, device="auto")
     drafters = {name: load_drafter(folder, model) for name, folder in named_folders(drafter).items()}
-    answers = greedy_answers(model, tokenizer, suite, output / "answers", max_new_tokens)
+    answers = target_answers(model, tokenizer, suite, output, max_new_tokens)
     rows = []
     for source in sorted(set(answers["source"])):
         parts = [part for row in answers if row["source"] == source for part in responses_of(row)]

@@ -10,8 +10,9 @@ ablations, token-level RL and continued supervised training from one initialisat
     python trainers/recipes/smollm2/ppow_vs_cst.py --parallel 2         # two arms at a time, half the processor each
     python trainers/recipes/smollm2/ppow_vs_cst.py --set features=runs/features  # arms share hidden states
 
-Training resumes with the arm it was in. Evaluation replays every drafter on the target's own greedy answers to the
-suites' prompts (`ppow_hf.evaluation.compare`), so that all prompts are used at little cost.
+Training resumes with the arm it was in. Evaluation replays every drafter on the target's own answers to the suites'
+prompts (`ppow_hf.evaluation.compare`), greedy ones and, at other `temperatures`, sampled ones, so that all prompts are
+used at little cost.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ import yaml
 from ppow_hf import load_target
 from ppow_hf.evaluation.compare import PromptOutcome, acceptance_figures
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.scripts.compare_drafters import greedy_answers, outcomes_of
+from ppow_hf.scripts.command_line import load_drafter
+from ppow_hf.scripts.compare_drafters import outcomes_of, target_answers
 from ppow_hf.scripts.experiment_report import write_report
 from ppow_hf.whole_files import write_json_whole, write_text_whole
 
@@ -114,19 +116,22 @@ def train_all(runs: dict[str, dict[str, Any]], parallel: int) -> None:
             future.result()
 
 
-def evaluate(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[int, dict[str, list[PromptOutcome]]]:
-    """Outcomes of every drafter with every window, kept in the output folder."""
+def evaluate(
+    config: dict[str, Any], runs: dict[str, dict[str, Any]]
+) -> dict[tuple[float, int], dict[str, list[PromptOutcome]]]:
+    """Outcomes of every drafter at every temperature and with every window, kept in the output folder."""
     target, tokenizer = load_target(config["target"])
     output = Path(config["output"])
-    answers = greedy_answers(target, tokenizer, config["suites"], output / "answers", config["max_new_tokens"])
-    folders = {"init": Path(config["init"])} if config["init"] else {}
-    folders |= {name: Path(run["options"]["output_dir"]) for name, run in runs.items()}
-    return {
-        window: {
-            name: outcomes_of(target, folder, answers, window, output / "outcomes") for name, folder in folders.items()
-        }
-        for window in config["windows"]
-    }
+    folders = {"init": config["init"]} if config["init"] else {}
+    folders |= {name: run["options"]["output_dir"] for name, run in runs.items()}
+    drafters = {name: load_drafter(folder, target) for name, folder in folders.items()}
+    found = {}
+    for temperature in config.get("temperatures", [0]):
+        answers = target_answers(target, tokenizer, config["suites"], output, config["max_new_tokens"], temperature)
+        outcomes = outcomes_of(target, drafters, answers, config["windows"], output / "outcomes", temperature)
+        for window in config["windows"]:
+            found[temperature, window] = {name: by_window[window] for name, by_window in outcomes.items()}
+    return found
 
 
 def public(value: Any) -> Any:
@@ -159,12 +164,13 @@ def training_of(folder: Path) -> dict[str, Any]:
 
 def results_of(config: dict[str, Any], runs: dict[str, dict[str, Any]], outcomes) -> dict[str, Any]:
     entries, first = [], config["baseline"]
-    for window, by_drafter in outcomes.items():
+    for (temperature, window), by_drafter in outcomes.items():
         baselines = [first, *sorted(name for name in runs if runs[name]["arm"] == "cst")]
         figures = {b: acceptance_figures(by_drafter, baseline=b) for b in baselines if b in by_drafter}
         for name in by_drafter:
             for index, figure in enumerate(figures[first][name]):
-                entry = {"drafter": name, "arm": runs[name]["arm"] if name in runs else "init", "window": window}
+                entry = {"drafter": name, "arm": runs[name]["arm"] if name in runs else "init"}
+                entry |= {"temperature": temperature, "window": window}
                 entry |= figure.to_dict()
                 for baseline in baselines[1:]:
                     other = figures[baseline][name][index]
