@@ -29,9 +29,11 @@ def prompt(length=12):
 
 
 def test_blocks_are_large_on_a_gpu_and_small_on_a_cpu():
-    assert rows_per_block(torch.device("cpu"), 64) == 64
-    assert rows_per_block(torch.device("cuda"), 64) == ROWS_ON_GPU
-    assert rows_per_block(torch.device("cuda"), 2 * ROWS_ON_GPU) == 2 * ROWS_ON_GPU
+    assert rows_per_block(torch.device("cpu"), 64, 49_152) == 64
+    assert rows_per_block(torch.device("cuda"), 64, 49_152) == ROWS_ON_GPU
+    assert rows_per_block(torch.device("cuda"), 2 * ROWS_ON_GPU, 49_152) == 2 * ROWS_ON_GPU
+    # Of a wide vocabulary fewer: a block in float32 stays below 1 GiB.
+    assert 1500 < rows_per_block(torch.device("cuda"), 64, 151_936) < 2**28 / 151_936
 
 
 @cuda

@@ -79,6 +79,7 @@ def load_prompts(
     max_turns: int | None = None,
     max_chars: int | None = None,
     argument: str = "source",
+    to_answer: bool = True,
 ) -> list[Prompt]:
     """Read prompts from one source.
 
@@ -100,6 +101,8 @@ def load_prompts(
             leave out prompts whose first user message is longer, and cut a conversation before a later one that is.
             1,200 by default for `"sharegpt"`, no limit elsewhere.
         argument (`str`, *optional*, defaults to `"source"`): what error messages call `source`.
+        to_answer (`bool`, *optional*, defaults to `True`):
+            the target will answer these prompts: warn of rows that hold an answer already.
 
     Returns:
         `list[Prompt]`: in the order of the source, duplicates included (see [`select_prompts`]).
@@ -122,7 +125,7 @@ def load_prompts(
     prompts, num_rows, num_blank, num_answered = [], 0, 0, 0
     for where, row in rows:
         num_rows += 1
-        num_answered += "response_ids" in row
+        num_answered += to_answer and "response_ids" in row
         column = column or _find_column(row, where)
         if column not in row:
             raise ValueError(
@@ -211,7 +214,7 @@ class EvaluationPrompts:
 
     def __init__(self, source: str | os.PathLike, argument: str = "exclude"):
         self._source = source
-        prompts = load_prompts(source, argument=argument)
+        prompts = load_prompts(source, argument=argument, to_answer=False)
         self._turns = {_normalise(turn) for prompt in prompts for turn in prompt.turns}
 
     def among(self, turns: Iterable[str]) -> bool:

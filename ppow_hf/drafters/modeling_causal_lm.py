@@ -161,6 +161,10 @@ class CausalLMDrafter(DrafterModel):
         drafter.config.target_hidden_size = target.config.get_text_config().hidden_size
         return drafter
 
+    def get_output_embeddings(self) -> torch.nn.Module | None:
+        # Where it is tied to the embedding, FSDP must shard both as one.
+        return self.model.get_output_embeddings()
+
     @property
     def max_positions(self) -> int | None:
         return learned_positions(self.model)

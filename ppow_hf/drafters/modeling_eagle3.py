@@ -73,6 +73,9 @@ class Eagle3Drafter(DrafterModel):
             self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
         self._draft_token_ids: torch.Tensor | None = None
         self._set_shared_embedding(None)
+        if not self.layers:
+            # accelerate looks for every class that is named, and a drafter of one layer has none of the others.
+            self._no_split_modules = ["Eagle3DecoderLayer"]
         self.post_init()
 
     @torch.no_grad()
@@ -163,6 +166,10 @@ class Eagle3Drafter(DrafterModel):
         if self._shared_embedding is None:
             raise ValueError("This drafter shares its target's token embedding: call `bind_target(target)` first.")
         return self._shared_embedding
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The drafter's own embedding; `None` where it shares its target's, which is no part of it."""
+        return getattr(self, "embed_tokens", None)
 
     def _embed(self, token_ids: torch.LongTensor) -> torch.Tensor:
         table = self.token_table

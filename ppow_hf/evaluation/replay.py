@@ -146,7 +146,8 @@ def acceptance_from_everywhere(
     length, device = input_ids.shape[1], input_ids.device
     starts = torch.arange(first, length, device=device)[None]
     target_log_probs = torch.zeros(length + window_size, device=device)
-    blocks = torch.arange(first, length, device=device).split(rows_per_block(device, ROWS_IN_CACHE))
+    rows = rows_per_block(device, ROWS_IN_CACHE, drafter.config.vocab_size)
+    blocks = torch.arange(first, length, device=device).split(rows)
     for places in blocks:
         logits = prefix.logits_at(torch.zeros_like(places), places - 1).float() / temperature
         chosen = logits.gather(-1, input_ids[0, places, None]) - logits.logsumexp(-1, keepdim=True)
@@ -161,7 +162,6 @@ def acceptance_from_everywhere(
         tokens = text[places]
         columns = tokens if table is None else table[tokens]
         known = (columns >= 0) & (places < length)
-        rows = rows_per_block(device, ROWS_IN_CACHE)
         parts = zip(logits[0].split(rows), columns.clamp_min(0)[:, None].split(rows), strict=True)
         draft = torch.cat([(x.float() / temperature).log_softmax(-1).gather(-1, c)[:, 0] for x, c in parts])
         chances[:, k] = torch.where(known, (draft - target_log_probs[places]).clamp(max=0).exp(), 0.0)

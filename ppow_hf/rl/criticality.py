@@ -84,7 +84,7 @@ def criticality(
         positions = torch.arange(start, min(start + chunk_size, num_positions), device=device)
         target, draft = target_logits(positions), draft_logits(positions)
         _check_logits(target, draft, len(positions), draft_token_ids)
-        rows = rows_per_block(target.device, ROWS_IN_CACHE)
+        rows = rows_per_block(target.device, ROWS_IN_CACHE, target.shape[-1])
         blocks = zip(target.split(rows), draft.to(target.device).split(rows), strict=True)
         parts += [_chunk(*block, draft_token_ids) for block in blocks]
     stacked = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0, device=device)

@@ -149,7 +149,7 @@ def rollout_windows(
 
 
 def _rows(scores: torch.Tensor) -> int:
-    return rows_per_block(scores.device, ROWS_IN_CACHE)
+    return rows_per_block(scores.device, ROWS_IN_CACHE, scores.shape[-1])
 
 
 def _log_probs(scores: torch.Tensor, columns: torch.LongTensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ def target_windows(
 
     def best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tops, ids = [], []
-        for block in logits.split(rows_per_block(logits.device, ROWS_IN_CACHE)):
+        for block in logits.split(rows_per_block(logits.device, ROWS_IN_CACHE, logits.shape[-1])):
             block = block.float() / temperature
             top, id_ = block.max(-1)
             tops.append(top - block.logsumexp(-1))

@@ -158,7 +158,7 @@ class _Scorer:
 
     def __call__(self, logits: torch.Tensor, slots: torch.LongTensor) -> None:
         """`logits` `(N, V)`, and `slots` `(N, M)`: the flat places of the tokens each of them is for."""
-        rows = rows_per_block(logits.device, ROWS_IN_CACHE)
+        rows = rows_per_block(logits.device, ROWS_IN_CACHE, logits.shape[-1])
         for block, places in zip(logits.split(rows), slots.to(self.device).split(rows), strict=True):
             self._score(block, places)
 

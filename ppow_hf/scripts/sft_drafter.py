@@ -25,7 +25,13 @@ from ppow_hf.data import (
     special_token_ids,
 )
 from ppow_hf.hub.card_facts import read_provenance
-from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training, warn_of_other_held_out_rows
+from ppow_hf.scripts.training_run import (
+    hold_out,
+    load_all_responses,
+    run_training,
+    warn_of_other_held_out_rows,
+    warn_of_other_targets,
+)
 from ppow_hf.targets import DEFAULT_TARGET
 
 
@@ -87,6 +93,7 @@ def build_trainer(
     set_seed(training_args.seed)
     target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
     responses, provenance = load_all_responses(script_args.responses)
+    warn_of_other_targets(provenance, script_args.responses, target)
     train_dataset, eval_dataset, held_out = hold_out(responses, script_args.holdout, training_args)
     drafter, vocabulary = build_drafter(script_args, target, tokenizer, train_dataset, training_args.seed)
     trainer = DrafterSFTTrainer(

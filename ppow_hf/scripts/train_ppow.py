@@ -20,7 +20,13 @@ from ppow_hf import AutoDrafter, PPOWConfig, PPOWTrainer, load_target
 from ppow_hf.hub.card_facts import read_provenance
 from ppow_hf.quickstart import reference_drafter_path
 from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward, token_agreement_reward
-from ppow_hf.scripts.training_run import hold_out, load_all_responses, run_training, warn_of_other_held_out_rows
+from ppow_hf.scripts.training_run import (
+    hold_out,
+    load_all_responses,
+    run_training,
+    warn_of_other_held_out_rows,
+    warn_of_other_targets,
+)
 from ppow_hf.targets import DEFAULT_TARGET
 
 REWARDS = ("speedup", "measured_speedup", "proximity", "token_agreement")
@@ -67,6 +73,7 @@ def main(script_args: PPOWScriptArguments, training_args: PPOWConfig) -> None:
     rewards = choose_rewards(script_args.rewards, training_args)
     target, tokenizer = load_target(script_args.target, dtype=script_args.target_dtype)
     responses, provenance = load_all_responses(script_args.responses)
+    warn_of_other_targets(provenance, script_args.responses, target)
     train_dataset, eval_dataset, held_out = hold_out(responses, script_args.holdout, training_args)
     start = script_args.drafter or str(reference_drafter_path())
     record = read_provenance(start)

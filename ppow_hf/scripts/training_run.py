@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
 from ppow_hf.data import load_responses, split_holdout
 from ppow_hf.data.files import PROVENANCE_FILE, TRAINING_PROVENANCE_FILE
+from ppow_hf.data.fingerprint import weights_fingerprint
 from ppow_hf.json_files import read_json_object
 from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume
 from ppow_hf.trainer import DrafterTrainer
@@ -31,6 +32,33 @@ def load_all_responses(paths: list[str]) -> tuple[Dataset, list[dict | None]]:
         remedy = "Delete it, and nothing is recorded of where the responses come from, or copy them again."
         provenance.append(read_json_object(file, remedy) if file.exists() else None)
     return (parts[0] if len(parts) == 1 else concatenate_datasets(parts)), provenance
+
+
+def warn_of_other_targets(responses: list[dict | None], paths: list[str], target: PreTrainedModel) -> None:
+    """
+    Warns of responses that another target gave, whose tokens fit all the same: the drafter would learn to draft for
+    that one.
+
+    Args:
+        responses (`list[dict | None]`): Provenance of the responses, from [`load_all_responses`].
+        paths (`list[str]`): Their folders.
+        target ([`~transformers.PreTrainedModel`]): The target to train for.
+    """
+    dtype, weights = str(target.dtype).removeprefix("torch."), None
+    for path, facts in zip(paths, responses, strict=True):
+        settings = (facts or {}).get("settings") or {}
+        kind = settings.get("target_model_type")
+        other = kind not in (None, target.config.model_type)
+        # Rounded to another precision, the same weights have another fingerprint.
+        if not other and "target_weights" in settings and settings.get("dtype") == dtype:
+            weights = weights or weights_fingerprint(target)
+            other = settings["target_weights"] != weights
+        if other:
+            logger.warning(
+                f"The responses in `{path}` were given by another target ({settings.get('target') or kind}) than the "
+                f"one to train for ({target.config._name_or_path or target.config.model_type}): a drafter learns what "
+                "its target writes. Make responses of this target with `ppow data`."
+            )
 
 
 def held_out_seed(training_args: TrainingArguments) -> int:

@@ -46,7 +46,7 @@ class TeacherRows:
             chunk_size (`int`, *optional*): Rows taken at a time. On a CPU 64: the whole vocabulary of few rows fits in
                 its cache, that of all rows does not.
         """
-        chunk_size = rows_per_block(logits.device, 64) if chunk_size is None else chunk_size
+        chunk_size = rows_per_block(logits.device, 64, logits.shape[-1]) if chunk_size is None else chunk_size
         parts = [], [], []
         blocks = (
             block

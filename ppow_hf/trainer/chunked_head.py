@@ -79,7 +79,7 @@ class _HeadLoss(torch.autograd.Function):
         table = states @ weight.T
         total = states.new_zeros((), dtype=torch.float32)
         log_probs = states.new_zeros(len(states), dtype=torch.float32)
-        size = rows_per_block(states.device, _ROWS)
+        size = rows_per_block(states.device, _ROWS, len(weight))
         for start in range(0, len(states), size):
             block = slice(start, min(start + size, len(states)))
             logits = table[block].float().requires_grad_(needs_grad)
@@ -106,7 +106,7 @@ class _HeadLoss(torch.autograd.Function):
         if ctx.chosen is not None and log_prob_gradient is not None and bool((log_prob_gradient != 0).any()):
             # The logits are cheaper to make again than to keep.
             table = states @ weight.T
-            size = rows_per_block(states.device, _ROWS)
+            size = rows_per_block(states.device, _ROWS, len(weight))
             for start in range(0, len(states), size):
                 block = slice(start, min(start + size, len(states)))
                 # d log q(a) / d logits = (one-hot of a - q) / T

@@ -26,7 +26,7 @@ from .drafter_training_config import DrafterTrainingConfig
 from .early_stopping import EarlyStopping
 from .initial_drafter import InitialDrafter
 from .keeping_collator import KeepingCollator
-from .sharding import WholeDrafter
+from .sharding import WholeDrafter, check_sharding
 from .start_checks import (
     check_columns,
     check_models,
@@ -124,11 +124,7 @@ class DrafterTrainer(Trainer):
         # A plain attribute of the trainer: the target is never saved, wrapped or stepped with the drafter.
         self.target_model = target_model.to(self.accelerator.device).eval().requires_grad_(False)
         model.bind_target(self.target_model)
-        if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
-            raise ValueError(
-                "FSDP version 1 cannot hand out whole weights for drafting. Set `fsdp_version: 2` in the accelerate "
-                "configuration (`trainers/accelerate/fsdp_8gpu.yaml`)."
-            )
+        check_sharding(self.accelerator)
         self._whole = WholeDrafter(model, self.target_model)
         model.add_model_tags(self._tag_names)
         self._metrics = {"train": WeightedMeans(), "eval": WeightedMeans()}
@@ -291,6 +287,12 @@ class DrafterTrainer(Trainer):
         if not kwargs.get("resume_from_checkpoint") and not (args and args[0]):
             self._initial.forget_figures()
             self._started_from = getattr(drafter, _RECORD, None)
+        elif self.args.eval_strategy != "no" and self.args.eval_decode_prompts and self.initial_figures() is None:
+            logger.warning(
+                f"`{self.initial_folder}` holds no held-out figures of the drafter this training began with: nothing "
+                "will tell when its acceptance length falls below that. Resume in the `output_dir` of the run that "
+                "the checkpoint is from, or copy that folder from there."
+            )
         self._initial_stands_in, self._record = False, None
         with attention_of_any_shape():
             output = super().train(*args, **kwargs)

@@ -192,6 +192,9 @@ class PPOWTrainer(DrafterTrainer):
         self._micro_step = 0
         self._buffer: list[Experience] = []
         self._counts: torch.Tensor | None = None
+        # Time that was not logged when a run ended is none of the next one's.
+        self._clock.take()
+        self.experience_maker.seconds.clear()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         self._forget_rollouts()
@@ -402,8 +405,9 @@ class PPOWTrainer(DrafterTrainer):
             # Beside the phases of the rollouts: forward, backward, clipping and the optimizer.
             phases = {**made, "update": max(total - sum(made.values()), 0.0)}
             logs = {**logs, **{f"seconds/{phase}": phases.get(phase, 0.0) / steps for phase in _PHASES}}
-            # Counted over all processes.
-            logs["windows_per_second"] = self._metrics["train"].count("accepted_length") / max(total, 1e-9)
+            # Counted over all processes. Steps on rollouts made before make none.
+            if windows := self._metrics["train"].count("accepted_length"):
+                logs["windows_per_second"] = windows / max(total, 1e-9)
             made.clear()
             logs["skipped_rows_total"] = float(self.skipped_rows.total)
             own = self._metrics["train"]

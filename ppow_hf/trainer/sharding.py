@@ -3,10 +3,34 @@
 """The whole drafter on every process, where FSDP2 has sharded the one that is trained."""
 
 import torch
+from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """
+    Refuses the ways of sharding that cannot hand out whole weights for drafting.
+
+    Args:
+        accelerator ([`~accelerate.Accelerator`]): Of the trainer.
+
+    Raises:
+        ValueError: For FSDP version 1 and DeepSpeed's ZeRO stage 3, naming what to set instead.
+    """
+    if getattr(accelerator.state, "fsdp_plugin", None) is not None and not getattr(accelerator, "is_fsdp2", False):
+        raise ValueError(
+            "FSDP version 1 cannot hand out whole weights for drafting. Set `fsdp_version: 2` in the accelerate "
+            "configuration (`trainers/accelerate/fsdp_8gpu.yaml`)."
+        )
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise ValueError(
+            "DeepSpeed's ZeRO stage 3 parts the drafter's weights, which drafting needs whole. Set `zero_stage: 2` in "
+            "the accelerate configuration (`trainers/accelerate/deepspeed_zero2_8gpu.yaml`), or shard with FSDP2."
+        )
 
 
 class WholeDrafter:

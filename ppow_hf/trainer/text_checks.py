@@ -74,14 +74,21 @@ def check_masks(dataset: Dataset, name: str) -> None:
         name (`str`): The argument that they come from.
 
     Raises:
-        ValueError: Naming the first row that has not, or if `loss_mask` holds no lists.
+        ValueError: Naming the first row that has not, or has none of the two, or if `loss_mask` holds no lists.
     """
     begin = 0
     for table in dataset.select_columns(["input_ids", "loss_mask"]).with_format("arrow").iter(batch_size=_ROWS):
         columns = [table[column].combine_chunks() for column in ("input_ids", "loss_mask")]
         if not _is_list(columns[1].type):
             raise ValueError(f"`loss_mask` of `{name}` must be lists of 0 and 1, got {columns[1].type}.")
-        lengths = [pc.fill_null(pc.list_value_length(column), 0).to_numpy() for column in columns]
+        for column, values in zip(("input_ids", "loss_mask"), columns, strict=True):
+            if values.null_count:
+                row = begin + values.is_null().to_numpy(zero_copy_only=False).nonzero()[0][0]
+                raise ValueError(
+                    f"Row {row} of `{name}` has no `{column}` (None): give a list of one entry for each token, or "
+                    "leave the row out."
+                )
+        lengths = [pc.list_value_length(column).to_numpy() for column in columns]
         differ = (lengths[0] != lengths[1]).nonzero()[0]
         if len(differ):
             row = int(differ[0])

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, Trainer
 
 from ..drafters import DrafterModel
@@ -15,6 +15,8 @@ from .ppow_config import PPOWConfig
 from .text_checks import check_texts
 from .window_experience import window_mask_of
 
+# Rows of a stream that are looked at for one with room for a window: it may have no end.
+_STREAMED = 10_000
 # What is committed before a window at least: a prompt's token and the first generated one.
 _COMMITTED = 2
 
@@ -46,13 +48,16 @@ def check_windows(trainer: Trainer, target: PreTrainedModel, drafter: DrafterMod
         _check_some_eligible(trainer.train_dataset, args)
 
 
-def _check_some_eligible(dataset: Dataset, args: PPOWConfig) -> None:
-    """Refuses a dataset in which no row has room for a window."""
-    for row in dataset.select_columns("loss_mask"):
+def _check_some_eligible(dataset: Dataset | IterableDataset, args: PPOWConfig) -> None:
+    """Refuses a dataset in which no row has room for a window, or none of the first ones of a stream."""
+    rows, among = dataset.select_columns("loss_mask"), "No row"
+    if isinstance(dataset, IterableDataset):
+        rows, among = rows.take(_STREAMED), f"None of the first {_STREAMED:,} rows"
+    for row in rows:
         mask = torch.tensor(row["loss_mask"][: args.max_length], dtype=torch.bool)[None]
         if mask.shape[1] and eligible_starts(window_mask_of(mask), args.window_size).any():
             return
     raise ValueError(
-        f"No row of `train_dataset` has room for a window of `window_size`={args.window_size} tokens behind a token "
+        f"{among} of `train_dataset` has room for a window of `window_size`={args.window_size} tokens behind a token "
         "of the target's own. Use a shorter window, a larger `max_length`, or longer responses."
     )

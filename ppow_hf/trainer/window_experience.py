@@ -200,7 +200,7 @@ class ExperienceMaker:
                 generator=device_generator,
             )
         temperature = 1.0 if args.acceptance == "greedy" else args.rollout_temperature
-        projected = rows_per_block(input_ids.device, _PROJECTED)
+        projected = rows_per_block(input_ids.device, _PROJECTED, drafter.config.vocab_size)
         with self.timed("verification"):
             verification = verify_windows(
                 self.target,
@@ -249,7 +249,7 @@ class ExperienceMaker:
             draft_logits,
             len(rows),
             drafter.draft_token_ids,
-            chunk_size=rows_per_block(loss_mask.device, _PROJECTED),
+            chunk_size=rows_per_block(loss_mask.device, _PROJECTED, drafter.config.vocab_size),
             device=loss_mask.device,
         )
         values = torch.zeros(loss_mask.shape, device=loss_mask.device)
@@ -398,7 +398,8 @@ class ExperienceMaker:
         real = selected.mask
         ids = drafter.draft_token_ids
         probs = []
-        starts = rows_per_block(places.device, 32 * self.args.window_size) // self.args.window_size
+        size = self.args.window_size
+        starts = rows_per_block(places.device, 32 * size, drafter.config.vocab_size) // size
         for row, place in zip(rows[real].split(starts), places[real].split(starts), strict=True):
             logits = prefix.logits_at(row.flatten(), place.flatten() - 1)
             kept = logits if ids is None else logits.index_select(-1, ids.to(logits.device))

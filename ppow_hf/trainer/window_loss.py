@@ -46,7 +46,8 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, block_loss, sums):
         needs_grad = logits.requires_grad
-        windows = max(1, rows_per_block(logits.device, _ROWS) // max(logits.shape[1], 1))
+        rows = rows_per_block(logits.device, _ROWS, logits.shape[-1])
+        windows = max(1, rows // max(logits.shape[1], 1))
         gradient = torch.empty_like(logits) if needs_grad else None
         total = logits.new_zeros((), dtype=torch.float32)
         # At least one block, so that no window gives the names of the sums all the same.

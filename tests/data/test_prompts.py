@@ -6,7 +6,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ppow_hf.data.prompts import Prompt, load_prompts, select_prompts
+from ppow_hf.data.prompts import EvaluationPrompts, Prompt, load_prompts, select_prompts
 
 
 def write_jsonl(path, rows):
@@ -201,4 +201,6 @@ def test_answers_in_the_rows_are_pointed_out(tmp_path, caplog):
     assert "1 of 2 rows hold an answer already" in caplog.text and "--answered" in caplog.text
     caplog.clear()
     load_prompts(write_jsonl(tmp_path / "plain.jsonl", rows[1:]))
+    assert not caplog.text
+    EvaluationPrompts(write_jsonl(tmp_path / "kept_out.jsonl", rows))  # nothing of these is answered
     assert not caplog.text

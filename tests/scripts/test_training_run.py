@@ -162,3 +162,20 @@ def test_checkpoints_of_a_run_that_began_otherwise_are_not_gone_on_from(folders,
     assert train(folders / "drafter", 2)["steps"] == 2
     named = ("--resume_from_checkpoint", tmp_path / "run" / "checkpoint-2")
     assert train(tmp_path / "other", 3, *named)["steps"] == 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_responses_of_another_target_are_told(folders, tmp_path, monkeypatch, caplog, stage):
+    """Its tokens fit, and nothing else would tell."""
+    drafter = tmp_path / "drafter"
+    tiny_eagle3(char_target(seed=1), draft_vocab_size=80).save_pretrained(drafter)
+    for name, seed in (("same", 0), ("other", 1)):
+        char_target(seed=seed).save_pretrained(tmp_path / name)
+        char_tokenizer().save_pretrained(tmp_path / name)
+        caplog.clear()
+        held_out(folders, tmp_path, stage, monkeypatch, "--target", tmp_path / name, "--drafter", drafter)
+        assert ("were given by another target" in caplog.text) == (name == "other"), name
+    # In another precision the weights cannot be told apart, and are not.
+    caplog.clear()
+    held_out(folders, tmp_path, stage, monkeypatch, "--target_dtype", "bfloat16")
+    assert "another target" not in caplog.text

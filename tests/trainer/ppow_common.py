@@ -99,7 +99,10 @@ class RowByRow:
             name: tuple(map(sum, zip(*(part.metrics.get(name, (0.0, 0.0)) for part in parts), strict=True)))
             for name in names
         }
-        inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+        inputs = {
+            name: None if value is None else torch.cat([part.inputs[name] for part in parts])
+            for name, value in parts[0].inputs.items()
+        }
         return Experience(inputs=inputs, metrics=metrics, **merged)
 
 

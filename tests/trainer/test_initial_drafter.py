@@ -218,6 +218,12 @@ def test_a_run_that_goes_on_elsewhere_says_that_it_has_no_initial_drafter(tmp_pa
     with caplog.at_level("WARNING"):
         trainer.train(resume_from_checkpoint=True)
     assert f"is not in `{trainer.initial_folder}`: the last weights stay" in caplog.text
+    # Before training goes on, and not of one that goes on in its own folder.
+    assert f"`{trainer.initial_folder}` holds no held-out figures" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        ruining_trainer(tmp_path / "first", good_pair, max_steps=2).train(resume_from_checkpoint=True)
+    assert "holds no held-out figures" not in caplog.text
     assert differ(good_pair[1].state_dict(), trainer.model.state_dict())
 
 

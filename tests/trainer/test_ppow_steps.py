@@ -223,6 +223,11 @@ def test_windows_per_second_counts_windows_that_were_made(tmp_path):
     for log in training_logs(trainer):
         seconds = sum(value for name, value in log.items() if name.startswith("seconds/"))
         assert log["windows_per_second"] * seconds == pytest.approx(8.0, rel=1e-3)
+    # A step on rollouts that were made before says nothing of how fast they are.
+    trainer = ppow_trainer(tmp_path, dataset=rows, max_steps=4, num_iterations=2, **QUIET)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert [log.get("windows_per_second", -1) > 0 for log in logs] == [True, False] * 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])

@@ -100,6 +100,14 @@ def test_masks_are_lists(tmp_path):
         check_masks(Dataset.from_dict({"input_ids": [[1, 2]], "loss_mask": [1]}), "train_dataset")
 
 
+@pytest.mark.parametrize("column", ["input_ids", "loss_mask"])
+def test_a_row_without_tokens_or_mask_is_named(column):
+    rows = {"input_ids": [[1, 2], [3], [4, 5]], "loss_mask": [[0, 1], [1], [0, 1]]}
+    rows[column][1] = None
+    with pytest.raises(ValueError, match=rf"Row 1 of `train_dataset` has no `{column}` \(None\)"):
+        check_masks(Dataset.from_dict(rows), "train_dataset")
+
+
 @pytest.mark.parametrize("make_trainer", [sft_trainer, ppow_trainer])
 @pytest.mark.parametrize("kind", ["generator", "map"])
 def test_a_stream_that_does_not_know_its_columns_is_trained_on(tmp_path, make_trainer, kind):

@@ -3,7 +3,7 @@
 """Windows and texts must fit the positions of both models."""
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from ppow_hf import CausalLMDrafter
 from tests.testing_utils import tiny_eagle3, tiny_target
@@ -52,3 +52,14 @@ def test_streamed_texts_are_checked_too(tmp_path, family):
     trainer = ppow_trainer(tmp_path, drafter, tiny_target(), rows, max_steps=1, **QUIET)
     with pytest.raises(ValueError, match="`train_dataset` has rows of 24 tokens.*the drafter has 20 positions"):
         trainer.train()
+
+
+def test_a_stream_without_room_for_a_window_has_an_end_to_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("ppow_hf.trainer.window_checks._STREAMED", 50)
+
+    def rows():
+        while True:
+            yield {"input_ids": [1, 2, 3, 4], "loss_mask": [0, 0, 0, 1]}
+
+    with pytest.raises(ValueError, match="None of the first 50 rows of `train_dataset` has room for a window"):
+        ppow_trainer(tmp_path, dataset=IterableDataset.from_generator(rows), **QUIET)
