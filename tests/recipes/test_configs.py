@@ -139,7 +139,7 @@ def test_what_is_recorded_is_what_ran(script, tmp_path):
         (tmp_path / name / "training_provenance.json").write_text(json.dumps({"result": {}, **facts}))
         (tmp_path / name / "training_log.json").write_text(json.dumps({"global_step": 4, "log_history": [{"kl": 1}]}))
     outcomes = {name: [PromptOutcome("gsm8k", 10, 5)] for name in ("init", *runs)}
-    results = script.results_of(config, runs, {5: outcomes})
+    results = script.results_of(config, runs, {(0, 5): outcomes})
     assert set(results["config"]["arms"]) == {"cst", "more"} and "sft" not in results["config"]
     assert results["config"]["arms"]["more"]["responses"] == "runs/more"
     assert results["config"]["init"] == "first" and results["config"]["common"] == config["common"]
