@@ -44,11 +44,13 @@ def cells_of(first: str) -> list[str]:
     ],
 )
 def test_the_table_of_trainings_is_that_of_the_experiment(name, drafter):
-    results = json.loads((ROOT / "model_cards" / "experiments" / "gpu-arms" / "results.json").read_text())
+    results = json.loads((ROOT / "model_cards" / "experiments" / "ppow-vs-cst" / "gpu" / "results.json").read_text())
     found = {row["suite"]: row for row in results["results"] if row["drafter"] == drafter}
-    steps, *suites, difference = cells_of(name)
+    steps, tokens, *suites, difference = cells_of(name)
     assert suites == [f"{found[suite]['acceptance_length']:.3f}" for suite in ("gsm8k", "humaneval", "mt_bench")]
-    assert steps == ("" if drafter == "init" else str(results["training"][drafter]["steps"]))
+    training = results["training"].get(drafter)
+    assert steps == ("" if training is None else str(training["steps"]))
+    assert tokens == ("" if training is None else f"{training['cost']['target_tokens'] / 1e6:.1f}M")
     mean = found["mean"]
     if mean["difference"] is not None:
         low, high = mean["difference_low"], mean["difference_high"]

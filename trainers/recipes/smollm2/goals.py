@@ -231,7 +231,7 @@ def race_goals() -> list[Goal]:
 
 def training_goals() -> list[Goal]:
     """What PPOW is worth."""
-    rows = read("experiments", "gpu-arms", "results.json")["results"]
+    rows = read("experiments", "ppow-vs-cst", "gpu", "results.json")["results"]
     init = next(row for row in rows if row["arm"] == "init" and row["suite"] == "mean")["acceptance_length"]
     lengths = {(row["drafter"], row["suite"]): row["acceptance_length"] for row in rows}
     arms = {
