@@ -36,6 +36,31 @@ _STATEFUL_PROCESSORS = {
 }
 
 
+# What tells transformers' own assistants how much to propose, and the values that mean nothing was asked for.
+_OF_OTHER_ASSISTANTS = {
+    "num_assistant_tokens": ((None, 20), "fixed:{}"),
+    "assistant_confidence_threshold": ((None, 0.4), "confidence:{}"),
+}
+
+
+def warn_of_unread_lengths(*generation_configs: GenerationConfig) -> None:
+    """
+    Warns, once, of fields that say how much transformers' own assistants propose: a drafter's window does not read
+    them.
+
+    Args:
+        generation_configs (`GenerationConfig`): Those of the call and of the drafter.
+    """
+    for config in generation_configs:
+        for name, (unasked, window) in _OF_OTHER_ASSISTANTS.items():
+            value = getattr(config, name, None)
+            if value not in unasked:
+                logger.warning_once(
+                    f"`{name}`={value} is for transformers' own assistants and changes nothing here: how much a "
+                    f'drafter proposes is its window. Pass `window="{window.format(value)}"` for the like of it.'
+                )
+
+
 def check_configuration(generation_config: GenerationConfig) -> None:
     """
     Refuses what no drafter can be combined with, by the configuration of the call alone.

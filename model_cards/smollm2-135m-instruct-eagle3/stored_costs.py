@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Part of what names a stored cost model: raise it whenever drafting or the work around it becomes cheaper or dearer.
-_REVISION = 4
+_REVISION = 5
+# Fields of a target's configuration that its costs depend on.
+_SIZES = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_experts_per_tok",
+    "vocab_size",
+)
 # Folder within a drafter's for what decoding keeps there, as the Hub's own downloads have one.
 _OWN_CACHE = ".cache/ppow_hf"
 
@@ -50,9 +60,9 @@ def _cpu_name() -> str:
 def _identity(target: PreTrainedModel, drafter: DrafterModel) -> str:
     """Short hash of what determines the costs: our own code, both architectures and their sizes, not their weights."""
     text_config = target.config.get_text_config()
-    names = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
-    facts = [getattr(text_config, name, None) for name in names]
-    facts.append(_REVISION)
+    facts = [getattr(text_config, name, None) for name in _SIZES]
+    # Experts and key-value heads show in the number of parameters.
+    facts += [_REVISION, text_config._attn_implementation, sum(p.numel() for p in target.parameters())]
     facts += [type(drafter).__name__, sum(p.numel() for p in drafter.parameters()), list(drafter.feature_layer_ids)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -64,7 +74,8 @@ def _is_compiled(model: PreTrainedModel) -> bool:
 
 def cost_model_key(target: PreTrainedModel, drafter: DrafterModel) -> str:
     """
-    Names the circumstances a cost model is valid in: device, dtypes, library versions, and the sizes of both models.
+    Names the circumstances a cost model is valid in: device, dtypes, library versions, the sizes of both models, and
+    how the target computes attention.
 
     Args:
         target ([`~transformers.PreTrainedModel`]): The target.

@@ -10,12 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from transformers.utils import logging
+
 from .acceptance import DEFAULT_WEIGHTS, check_weights
 from .tree_config import TREE_POLICIES, TreeConfig
+
+logger = logging.get_logger(__name__)
 
 WINDOW_POLICIES = ("cost_aware", "divergence", "confidence", "heuristic", "fixed")
 WINDOW_PROPOSALS = ("drafter", "lookup", "mixed")
 DIVERGENCE_METRICS = ("tv", "kl")
+# The policies that read a field, of those that not all read.
+_READ_BY = {
+    "size": ("fixed", "heuristic", "divergence"),
+    "min_size": ("cost_aware", "divergence", "confidence", "heuristic"),
+    "max_size": ("cost_aware", "divergence", "confidence", "heuristic"),
+    "threshold": ("confidence",),
+    "grow": ("heuristic",),
+    "shrink": ("heuristic",),
+    "stretch": ("divergence",),
+    "initial_rate": ("cost_aware",),
+    "rate_memory": ("cost_aware",),
+}
 # What the short text form may name besides a policy.
 _PROPOSAL_FORMS, _TREE_FORMS = ("lookup", "mixed"), ("tree", "mixed_tree")
 
@@ -206,6 +222,19 @@ class WindowConfig:
             raise ValueError(f"Unknown window field(s): {', '.join(unknown)}. Known fields: {', '.join(known)}.")
         return cls(**values)
 
+    def _warn_of_unread(self, given: Mapping[str, Any]) -> None:
+        """Warns, once, of fields that were given to say something, and say nothing under this policy."""
+        unread = [name for name, read_by in _READ_BY.items() if name in given and self.policy not in read_by]
+        if self.tree is not None:
+            unread = list(dict.fromkeys([*unread, *({"size", "max_size"} & set(given))]))
+        # All fields together come from `to_dict`: nobody means every one of them.
+        if unread and len(given) < len(fields(self)):
+            kind = "a tree" if self.tree is not None else f"the policy {self.policy!r}"
+            logger.warning_once(
+                f"`window` sets {', '.join(f'`{name}`' for name in sorted(unread))}, which {kind} does not read. Name "
+                'the policy that does beside it, as in {"policy": "fixed", "size": 3} (or "fixed:3").'
+            )
+
     @classmethod
     def parse(cls, text: str, base: WindowConfig | None = None) -> WindowConfig:
         """
@@ -277,7 +306,9 @@ class WindowConfig:
         Args:
             value: A `WindowConfig`, a dict of its fields, its short text form, or `None`.
             base ([`WindowConfig`], *optional*): What `None` stands for, and where a short text form takes its other
-                fields from. A `WindowConfig` or dict without a `calibration` takes that of `base`.
+                fields from, and a dict that names no `policy`: `{"carry_over": True}` is this window with that field.
+                A dict with a `policy` begins with the default values, as a `WindowConfig` does; without a
+                `calibration` both take that of `base`.
 
         Raises:
             ValueError: If the value is of another type, or invalid.
@@ -287,7 +318,10 @@ class WindowConfig:
         if isinstance(value, str):
             return cls.parse(value, base)
         if isinstance(value, Mapping):
-            value = cls.from_dict(value)
+            amended = base is not None and "policy" not in value
+            given, value = value, cls.from_dict({**(base.to_dict() if amended else {}), **value})
+            if base is not None:
+                value._warn_of_unread(given)
         if not isinstance(value, cls):
             raise ValueError(
                 "`window` must be a WindowConfig, a dict of its fields, a text such as 'fixed:5', or None, got "

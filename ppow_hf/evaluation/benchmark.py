@@ -42,7 +42,7 @@ from .precision import (
     settings_hash,
 )
 from .records import RecordLog
-from .runner import BenchmarkRunner, taking_turns
+from .runner import BenchmarkRunner, check_room, taking_turns
 from .sittings import cost_models, predicted_speedup, sitting_facts
 from .suites import Example, check_distinct, first_of_each_suite, load_suite
 
@@ -132,6 +132,7 @@ def run_benchmark(
     check_methods(method_list, target, drafter, assistant, others)
     _check_used(others, method_list)
     examples = taking_turns(_collect(suites, limit, seed))
+    check_room(target, tokenizer, examples, max_new_tokens)
     models = (target, drafter, assistant, *others.values())
     for model in models:
         if model is not None:

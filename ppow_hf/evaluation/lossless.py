@@ -25,7 +25,7 @@ from .markdown import number, table
 from .methods import PLAIN, Method, check_methods, parse_methods
 from .precision import cast_floating, content_hash, fingerprint, public_name, settings_hash
 from .records import RecordLog
-from .runner import BenchmarkRunner, taking_turns
+from .runner import BenchmarkRunner, check_room, taking_turns
 from .suites import Example, check_distinct
 
 LOGS = "records-*.jsonl"
@@ -94,6 +94,7 @@ def check_lossless(
     }
     log = RecordLog(output_dir / f"records-{part}-of-{parts}.jsonl", identity)
     examples = taking_turns(examples)
+    check_room(target, tokenizer, examples, max_new_tokens)
     done = _finished(output_dir, identity)
     mine = [example for example in examples[part - 1 :: parts] if (example.suite, example.id) not in done]
     runner = BenchmarkRunner(target, tokenizer, drafter, None, method_list, max_new_tokens, 0, log, progress)

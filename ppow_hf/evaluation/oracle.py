@@ -82,7 +82,9 @@ def add_oracle(
     with cast_floating((target, drafter), parse_dtype(arguments["dtype"], target.dtype)):
         stored = results["cost_model"]
         cost_model = CostModel.for_models(target, drafter) if stored is None else CostModel.from_dict(stored)
-        chains = [name for name in arguments["methods"] if parse_method(name).is_chain and ":" not in name]
+        # Windows of another drafter of the benchmark are none that this one could be replayed with.
+        methods = [parse_method(name) for name in arguments["methods"]]
+        chains = [m.name for m in methods if m.is_chain and m.drafter is None and ":" not in m.name]
         if "cost_aware" not in chains:
             chains.append("cost_aware")
         configs = {name: window_of(name, drafter) for name in chains}

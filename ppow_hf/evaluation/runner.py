@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
+from ..drafters.learned_positions import learned_positions
 from ..generation import CostModel
 from .aggregate import representative, sum_or_none
 from .calibration import merge_all
 from .contention import OthersShare, disturbed, wait_for_calm
-from .environment import describe_environment
+from .environment import decoding_code, describe_environment
 from .measure import PHASES, Generation, generation_seed, measure_generation
 from .methods import ADAPTIVE_WINDOWS, PLAIN, Method, parse_method
 from .precision import content_hash
 from .records import RecordLog
 from .sittings import cost_models, open_sitting
-from .suites import Example
+from .suites import Example, SuiteError
 
 WARMUP_TOKENS = 16
 PICTURE_WINDOW = "fixed:8"
@@ -121,7 +123,13 @@ class BenchmarkRunner:
         models must be held in float32.
         """
         started = time.monotonic()
-        records = {(r["suite"], r["id"]): r for r in self.log.records if r["kind"] == "float32"}
+        # What other code decoded says nothing of this one's texts.
+        code = decoding_code()
+        records = {
+            (r["suite"], r["id"]): r
+            for r in self.log.records
+            if r["kind"] == "float32" and r.get("decoding_code") == code
+        }
         todo = [example for example in examples if (example.suite, example.id) not in records]
         for example in tqdm(todo, desc="float32 check", unit="prompt", disable=not self.progress or not todo):
             if max_seconds is not None and time.monotonic() - started > max_seconds:
@@ -129,6 +137,7 @@ class BenchmarkRunner:
             runs = self.run_example(example, 0.0)
             record = {
                 "kind": "float32",
+                "decoding_code": code,
                 "suite": example.suite,
                 "id": example.id,
                 "lossless": {name: _same_text(run, runs[PLAIN]) for name, run in runs.items()},
@@ -253,6 +262,31 @@ def encode_messages(tokenizer, messages: list[dict[str, str]], device: torch.dev
     else:  # a base model: the bare text of the conversation
         encoded = tokenizer("\n\n".join(message["content"] for message in messages), return_tensors="pt")
     return encoded["input_ids"].to(device)
+
+
+def check_room(target: PreTrainedModel, tokenizer, examples: Sequence[Example], max_new_tokens: int) -> None:
+    """
+    Checks that a target whose positions are a learned table, which has an end, can answer every prompt: decoding would
+    break off there, perhaps after hours.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        examples (`Sequence[Example]`): The prompts; of conversations the first turn.
+        max_new_tokens (`int`): Length of an answer.
+
+    Raises:
+        SuiteError: Naming the first prompt without room.
+    """
+    positions = learned_positions(target)
+    for example in examples if positions is not None else ():
+        length = encode_messages(tokenizer, [{"role": "user", "content": example.turns[0]}], target.device).shape[1]
+        if length + max_new_tokens > positions:
+            raise SuiteError(
+                f"Prompt {example.id!r} of the suite {example.suite!r} has {length} tokens, and {max_new_tokens} new "
+                f"ones (`max_new_tokens`) reach beyond the target's {positions} positions. Ask for fewer new tokens, "
+                "or leave the prompt out."
+            )
 
 
 def _record(

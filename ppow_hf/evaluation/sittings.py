@@ -3,8 +3,8 @@
 """
 Sittings: a long benchmark is measured on more than one occasion, and not always on the same machine.
 
-Every speedup compares two runs on one prompt in one sitting, so prompts of several sittings can share a table. Costs
-are measured anew in every sitting; tokens per second mix the machines.
+Every speedup compares two runs on one prompt in one sitting, so prompts of several sittings can share a table. Every
+sitting notes the costs its windows were chosen by, those of its machine; tokens per second mix the machines.
 """
 
 from collections.abc import Sequence

@@ -166,6 +166,8 @@ def load_suite(name_or_path: str | os.PathLike, limit: int | None = None, seed: 
         examples = _load_named(SUITES[name])
     elif Path(name).is_file():
         examples = read_suite_file(name)
+    elif Path(name).is_dir():
+        raise SuiteError(f"Suite {name!r} is a folder. Pass a JSONL file in it, with rows {ROW_FORMAT}.")
     elif Path(name).suffix or os.sep in name:
         raise SuiteError(f"Suite file {name!r} does not exist. Pass a JSONL file with rows {ROW_FORMAT}.")
     else:

@@ -233,11 +233,12 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
     Raises:
         ValueError: Naming the argument and the remedy.
     """
-    from .call_checks import check_configuration
+    from .call_checks import check_configuration, warn_of_unread_lengths
     from .tree_checks import trees_or_chains
     from .window_config import WindowConfig
 
     check_configuration(generation_config)
+    warn_of_unread_lengths(generation_config, drafter.generation_config)
     drafter.bind_target(target)
     device = getattr(drafter, "device", target.device)
     if device != target.device:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.files import PROVENANCE_FILE, TRAINING_LOG_FILE, TRAINING_PROVENANCE_FILE
 from ..drafters import DRAFTER_FAMILIES, AutoDrafter
-from ..evaluation.precision import fingerprint
+from ..evaluation.precision import DTYPES, fingerprint
 from ..generation import CostModel, WindowConfig
 from .card_measured import (
     Benchmark,
@@ -321,7 +321,11 @@ def _check_measured(file: Benchmark | LosslessCheck, facts: CardFacts) -> None:
             "this drafter, or remove the file."
         )
     recorded = file.results.get("drafter_hash") or file.results["arguments"].get("drafter_hash")
-    if recorded is not None and recorded != (found := fingerprint(AutoDrafter.from_pretrained(facts.folder))):
+    if recorded is None or recorded == (found := fingerprint(AutoDrafter.from_pretrained(facts.folder))):
+        return
+    # Measured as it decodes, in the target's precision, which need not be the one it is stored in.
+    others = (AutoDrafter.from_pretrained(facts.folder, dtype=dtype) for dtype in DTYPES.values())
+    if all(recorded != fingerprint(drafter) for drafter in others):
         raise ValueError(
             f"{where} was measured with another drafter (hash {recorded}, this one has {found}). Run {command} with "
             "this drafter, or remove the file."

@@ -17,9 +17,12 @@ from PIL import Image
 from ppow_hf import WindowConfig
 from ppow_hf.drafters import is_prepacked, prepacking
 from ppow_hf.evaluation import Example, MethodError, ResumeError, SuiteError, runner
+from ppow_hf.evaluation.lossless import check_lossless
 from ppow_hf.evaluation.measure import measure_generation
 from ppow_hf.evaluation.report import render_report
-from tests.evaluation.bench_utils import EXAMPLES, TIMELESS, bench, byte_tokenizer, tiny_models
+from ppow_hf.evaluation.runner import BenchmarkRunner
+from tests.evaluation.bench_utils import EXAMPLES, TIMELESS, VOCAB_SIZE, bench, byte_tokenizer, tiny_models
+from tests.testing_utils import tiny_causal_drafter, tiny_target
 
 ALL_METHODS = [
     "target",
@@ -403,3 +406,32 @@ def test_an_answer_of_one_token_leaves_a_whole_result(tmp_path):
     assert 0 in verifications and max(verifications) > 0
     row = next(row for row in results["results"] if row["method"] == "fixed:2")
     assert row["acceptance_length"] >= 1 and row["acceptance_length_interval"] is None
+
+
+@pytest.mark.parametrize("where", ["benchmark", "float32 check"])
+def test_a_prompt_beyond_the_targets_positions_is_named_before_anything_is_decoded(tmp_path, where):
+    target = tiny_target("gpt2", vocab_size=VOCAB_SIZE, n_positions=60)
+    models = target, tiny_causal_drafter(target)
+    examples = [Example("fits", "mine", ("abc",)), Example("long", "mine", ("a" * 60,))]
+    message = r"Prompt 'long' of the suite 'mine' has \d+ tokens, and 12 new ones .* the target's 60 positions"
+    with pytest.raises(SuiteError, match=message):
+        if where == "benchmark":
+            bench(tmp_path, models=models, suites=[examples])
+        else:
+            check_lossless(target, byte_tokenizer(), models[1], examples, ["fixed:2"], tmp_path, max_new_tokens=12)
+    if where == "benchmark":
+        bench(tmp_path / "one", models=models, suites=[examples[:1]])
+
+
+def test_float32_texts_of_other_code_are_decoded_again(tmp_path, monkeypatch):
+    models = tiny_models()
+    options = {"models": models, "dtype": "bfloat16", "check_float32": 1}
+    bench(tmp_path, **options)
+    decoded = []
+    run = BenchmarkRunner.run_example
+    monkeypatch.setattr(BenchmarkRunner, "run_example", lambda *args: decoded.append(args[2]) or run(*args))
+    bench(tmp_path, **options)
+    assert decoded == []
+    monkeypatch.setattr("ppow_hf.evaluation.runner.decoding_code", lambda: "another")
+    bench(tmp_path, **options)
+    assert decoded == [0.0, 0.0]  # a prompt of either suite

@@ -172,3 +172,13 @@ def test_it_stays_when_the_finished_benchmark_is_started_again(tmp_path):
     after = add_oracle(tmp_path, models[0], byte_tokenizer(), models[1], [EXAMPLES], max_size=3, progress=False)
     assert bench(tmp_path, **options)["oracle"] == after["oracle"]
     assert "oracle window" in (tmp_path / "report.md").read_text()
+
+
+def test_windows_of_another_drafter_are_no_windows_of_this_one(tmp_path):
+    target, drafter = tiny_models()
+    other = tiny_models("eagle3")[1]
+    methods = ["target", "cost_aware", "cost_aware@other", "fixed:2@other"]
+    bench(tmp_path, models=(target, drafter), methods=methods, other_drafters={"other": other}, max_new_tokens=8)
+    after = add_oracle(tmp_path, target, byte_tokenizer(), drafter, [EXAMPLES], max_size=3, progress=False)
+    assert "cost_aware" in {row["policy"] for row in after["oracle"]["rows"]}
+    assert not any("@" in row["policy"] for row in after["oracle"]["rows"])

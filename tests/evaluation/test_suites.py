@@ -173,3 +173,8 @@ def test_source_loads_through_datasets(tmp_path):
     path = write(tmp_path / "question.jsonl", '{"question_id": 1, "turns": ["a", "b"]}')
     rows = Source("json", "train", data_files=str(path)).load()
     assert [SUITES["spec_bench"].to_example(row, i) for i, row in enumerate(rows)] == [("spec_bench/1", ["a", "b"])]
+
+
+def test_a_folder_is_no_suite(tmp_path):
+    with pytest.raises(SuiteError, match="is a folder. Pass a JSONL file in it"):
+        load_suite(tmp_path)

@@ -429,6 +429,22 @@ def test_the_key_tells_models_and_dtypes_apart():
     assert len(keys) == 4
 
 
+def test_the_key_tells_targets_of_the_same_width_apart():
+    eager = tiny_target("llama")
+    eager.set_attn_implementation("eager")
+    targets = [
+        tiny_target("llama"),
+        eager,
+        tiny_target("llama", num_key_value_heads=4),
+        tiny_target("qwen3_moe", num_experts=4),
+        tiny_target("qwen3_moe", num_experts=8),
+        tiny_target("qwen3_moe", num_experts=8, num_experts_per_tok=1),
+    ]
+    drafter = tiny_eagle3(targets[0])
+    assert len({cost_model_key(target, drafter) for target in targets}) == len(targets)
+    assert cost_model_key(tiny_target("llama", seed=1), drafter) == cost_model_key(targets[0], drafter)
+
+
 @pytest.mark.parametrize("what", ["processor", "torch", "transformers", "threads", "our code"])
 def test_costs_of_another_machine_or_version_are_not_used(what, cache_folder, monkeypatch):
     target = tiny_target()

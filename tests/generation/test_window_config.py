@@ -1,6 +1,7 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ import torch
 from transformers import GenerationConfig
 
 from ppow_hf import AutoDrafter, CostModel, LookupDrafter, WindowConfig
-from ppow_hf.generation import WINDOW_POLICIES, fit_calibration, install_hook, uninstall_hook, use_window
+from ppow_hf.generation import (
+    WINDOW_POLICIES,
+    call_checks,
+    fit_calibration,
+    install_hook,
+    uninstall_hook,
+    use_window,
+    window_config,
+)
 from ppow_hf.generation.policies import Outcome, make_policy
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
 
@@ -234,3 +243,64 @@ def test_window_in_a_generation_config_object(prompt):
     config.window = "fixed:2"
     target.generate(prompt, generation_config=config, assistant_model=drafter)
     assert drafter.last_trace.window["size"] == 2
+
+
+# ---- dicts of a few fields ------------------------------------------------------------------------------------------
+
+
+def test_a_dict_without_a_policy_amends_the_drafters_own_window(prompt):
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    own = WindowConfig(proposals="mixed", tree=True, lookup_size=9)
+    drafter.generation_config.window = own
+    target.generate(prompt, assistant_model=drafter, window={"carry_over": True}, max_new_tokens=6, do_sample=False)
+    assert WindowConfig.from_dict(drafter.last_trace.window) == replace(own, carry_over=True)
+    # One with a policy begins anew, and so does one that is stored.
+    assert WindowConfig.coerce({"policy": "fixed"}, own) == WindowConfig("fixed")
+    assert WindowConfig.coerce({"max_size": 3}) == WindowConfig(max_size=3)
+    with pytest.raises(ValueError, match="tree"):
+        WindowConfig.coerce({"tree": 7}, own)
+
+
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        ({"size": 2}, ["size"]),
+        ({"policy": "fixed", "max_size": 2, "size": 3}, ["max_size"]),
+        ({"policy": "confidence", "grow": 3, "rate_memory": 9.0}, ["grow", "rate_memory"]),
+        ({"policy": "fixed", "tree": True, "size": 3}, ["size"]),
+        ({"max_size": 2}, []),
+        ({"policy": "fixed", "size": 2}, []),
+        (WindowConfig().to_dict(), []),
+    ],
+)
+def test_fields_that_say_nothing_are_pointed_out(given, unread, monkeypatch):
+    said = []
+    monkeypatch.setattr(window_config.logger, "warning_once", said.append)
+    WindowConfig.coerce(given, WindowConfig())
+    assert len(said) == bool(unread)
+    assert all(f"`{name}`" in said[0] for name in unread)
+    assert not said or not any(f"`{name}`" in said[0] for name in given.keys() - set(unread))
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead"),
+    [({"num_assistant_tokens": 3}, "fixed:3"), ({"assistant_confidence_threshold": 0.7}, "confidence:0.7")],
+)
+@pytest.mark.parametrize("where", ["call", "drafter"])
+def test_what_other_assistants_read_is_pointed_out(prompt, asked, instead, where, monkeypatch):
+    """The default values, which transformers fills in, mean nothing: this fails where it changes them."""
+    said = []
+    monkeypatch.setattr(call_checks.logger, "warning_once", said.append)
+    target = tiny_target("llama")
+    drafter = tiny_causal_drafter(target)
+    options = {"assistant_model": drafter, "max_new_tokens": 4, "do_sample": False}
+    target.generate(prompt, **options)
+    assert said == []
+    if where == "call":
+        options |= asked
+    else:
+        drafter.generation_config.update(**asked)
+    target.generate(prompt, **options)
+    assert len(said) == 1 and next(iter(asked)) in said[0] and instead in said[0]
+    WindowConfig.coerce(instead)

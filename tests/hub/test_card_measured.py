@@ -6,11 +6,13 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from ppow_hf import AutoDrafter
 from ppow_hf.evaluation.lossless import check_lossless
 from ppow_hf.hub.card import write_card
 from ppow_hf.hub.card_facts import read_facts
-from tests.evaluation.bench_utils import EXAMPLES, byte_tokenizer, tiny_models
+from tests.evaluation.bench_utils import EXAMPLES, bench, byte_tokenizer, tiny_models
 
 FILE = "benchmarks/lossless/lossless.json"
 
@@ -93,3 +95,23 @@ def test_a_truncated_check_is_named(folder, text):
     (folder / FILE).write_text(text)
     with pytest.raises(OSError, match="lossless.json"):
         write_card(folder)
+
+
+def test_what_was_measured_in_the_targets_precision_is_of_the_stored_drafter(tmp_path):
+    """Training leaves float32, and a drafter decodes in its target's bfloat16."""
+    target, drafter = tiny_models("eagle3")
+    drafter.config.target_name_or_path = target.config._name_or_path = "org/tiny-target"
+    drafter.save_pretrained(tmp_path / "tiny")
+    target = target.bfloat16()
+    decoding = AutoDrafter.from_pretrained(tmp_path / "tiny", dtype=target.dtype)
+    bench(tmp_path / "tiny" / "benchmarks", models=(target, decoding), methods=["target", "fixed:2"])
+    results = json.loads((tmp_path / "tiny" / "benchmarks" / "results.json").read_text())
+    assert results["arguments"]["dtype"] == "bfloat16"
+    edit_target = results["arguments"] | {"target": "org/tiny-target"}
+    (tmp_path / "tiny" / "benchmarks" / "results.json").write_text(json.dumps(results | {"arguments": edit_target}))
+    assert "`fixed:2`" in write_card(tmp_path / "tiny").read_text()
+    with torch.no_grad():
+        drafter.lm_head.weight[0, 0] += 1
+    drafter.save_pretrained(tmp_path / "tiny")
+    with pytest.raises(ValueError, match="measured with another drafter"):
+        write_card(tmp_path / "tiny")

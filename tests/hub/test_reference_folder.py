@@ -55,7 +55,8 @@ def test_costs_are_of_these_models_and_of_todays_code(folder):
     """Others would never be found, and the card would state them all the same: run `ppow calibrate --drafter`."""
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
     with torch.device("meta"):
-        target = LlamaForCausalLM(LlamaConfig(num_attention_heads=9, num_key_value_heads=3, **sizes))
+        heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+        target = LlamaForCausalLM(LlamaConfig(**heads, **sizes))
     identity = stored_costs._identity(target, AutoDrafter.from_pretrained(folder))
     entries = json.loads((folder / "cost_model.json").read_text())["entries"]
     stale = [key for key in entries if key.split(" | ")[-1] != identity]
