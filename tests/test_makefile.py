@@ -3,6 +3,7 @@
 """The Makefile's set-up, and the Python it needs."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,12 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from ppow_hf import cli
+from ppow_hf.evaluation.methods import parse_methods
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -47,3 +52,29 @@ def test_every_variable_of_the_makefile_is_used():
     text = (ROOT / "Makefile").read_text()
     for name in re.findall(r"^(\w+) [?:]?=", text, flags=re.M):
         assert f"$({name})" in text, name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("assistant", [None, "some/model"])
+def test_the_race_is_one_that_bench_takes(assistant, tmp_path):
+    """Its methods are known, and so are its options."""
+    (tmp_path / ".installed").touch()
+    given = [
+        f"VENV={tmp_path}",
+        "SUITES=a.jsonl b.jsonl",
+        "LIMIT=8",
+        *([f"ASSISTANT={assistant}"] if assistant else []),
+    ]
+    # Nothing is set up again: the mark is newer than what it is made from.
+    done = subprocess.run(["make", "-n", *given, "bench"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = shlex.split(done.stdout.replace("\\\n", " "))
+    assert command[:2] == [f"{tmp_path}/bin/ppow", "bench"], done.stdout + done.stderr
+    options = (
+        typer.main.get_command(cli.app).commands["bench"].make_context("bench", command[2:], resilient_parsing=False)
+    )
+    values = options.params
+    assert values["suite"] == ["a.jsonl", "b.jsonl"] and values["limit"] == 8 and values["assistant"] == assistant
+    assert (values["temperature"], values["max_new_tokens"]) == ("0,1", 128)
+    names = [method.name for method in parse_methods(values["method"])]
+    assert {"prompt_lookup:5", "fixed:2", "fixed:8", "confidence", "cost_aware", "mixed", "tree"} <= set(names)
+    assert ("hf_dynamic" in names) == (assistant is not None)
