@@ -23,7 +23,19 @@ DRAFTER = "smollm2-135m-instruct-eagle3"
 LOSSLESS = CARDS / DRAFTER / "benchmarks" / "lossless"  # a folder of each check
 # Of the paper: its floor and its best speedup over plain decoding, and its acceptance length.
 PAPER_SPEEDUP, PAPER_BEST, PAPER_TAU = 3.39, 4.36, 6.29
-LLAMA_CPP = 140.0  # tokens/s of llama.cpp on the same Q4_1 weights and two threads, as the goal was set
+# Tokens/s of llama.cpp on the same Q4_1 weights and two threads, as the goal was set, on a machine of which plain
+# decoding is known as well.
+LLAMA_CPP, PLAIN_BESIDE_IT = 140.0, "33 to 40"
+# Asked for, and without a figure of the published drafter.
+NOT_MEASURED = (
+    "Transformers' own assistants (`hf_dynamic`, `hf_heuristic`, `hf_constant`): the stages `assistant` and `peers` "
+    "of `run.sh` train a small causal LM for them and race it.",
+    "Answers of 512 tokens, and how speed and memory grow with the prompt (`python -m ppow_hf.scripts.cost_growth`).",
+    "Prompt lookup of 3 and 5 tokens on all prompts: the benchmark has transformers' own 10.",
+    "Decoding on a GPU: trees and windows follow the measured costs there too, and their tests run there, but no "
+    "speed has been taken. `torch.compile` and CUDA graphs are no options of ours: `python -m "
+    "ppow_hf.scripts.target_ways` asks what compiling the target would bring, and a compiled target is decoded with.",
+)
 
 
 class Goal(NamedTuple):
@@ -63,7 +75,7 @@ def speed_goals(results: dict) -> list[Goal]:
     chain, best = mean["cost_aware"], max(mean, key=lambda m: mean[m]["speedup"])
     best_fixed = max(mean[m]["speedup"] for m in fixed)
     ratios = {s: cell[s, "cost_aware"]["speedup"] / max(cell[s, m]["speedup"] for m in fixed) for s in suites}
-    rate = sum(cell[s, best]["tokens_per_second"] for s in suites) / len(suites)
+    rate, plain = (sum(cell[s, m]["tokens_per_second"] for s in suites) / len(suites) for m in (best, "target"))
     over_lookup = mean[best]["speedup"] / mean[lookup]["speedup"]
     provenance = read(DRAFTER, "provenance.json")
     rows, tokens = provenance["train_rows"], provenance["train_response_tokens"] / 1e6
@@ -127,7 +139,8 @@ def speed_goals(results: dict) -> list[Goal]:
             f"{rate:.0f}",
             rate >= LLAMA_CPP,
             "llama.cpp multiplies 4-bit weights; this target runs in bfloat16, and reads four times as much memory "
-            "per step. Prepacked weights (`--prepack`) are worth another 1.2 to 1.3 times.",
+            f"per step. The goal is of a faster machine, too: plain decoding gives {PLAIN_BESIDE_IT} tokens/s there "
+            f"and {plain:.0f} here. Prepacked weights (`--prepack`) are worth another 1.2 to 1.3 times.",
         ),
     ]
 
@@ -314,6 +327,8 @@ def throughput_goals() -> list[Goal]:
     """How fast responses are made and windows verified."""
     data = read("experiments", "data-throughput", "results.json")["results"]
     packed = read("experiments", "packed-verification", "results.json")
+    steps = read("experiments", "ppow-throughput", "results.json")["results"]
+    inside = [step["share_inside_models"] for step in steps]
     return [
         Goal(
             "speed of `ppow data` over a bare batched `generate` loop",
@@ -328,6 +343,14 @@ def throughput_goals() -> list[Goal]:
             f"{packed['median_ratio']:.1f}x (median of {len(packed['texts'])} texts)",
             packed["median_ratio"] >= 3,
             "Few tokens of text leave little to share.",
+        ),
+        Goal(
+            "share of a PPOW step inside of models, from 2 starts x 4 windows to 16 x 16",
+            "70%",
+            f"{100 * min(inside):.0f}% to {100 * max(inside):.0f}% ({sum(share >= 0.7 for share in inside)} of "
+            f"{len(inside)} settings above)",
+            min(inside) >= 0.7,
+            "What is left is mostly losses over the vocabulary, in the larger settings.",
         ),
     ]
 
@@ -363,6 +386,7 @@ def report(goals: list[Goal], prompts: str) -> str:
     lines += [f"| {g.what} | {g.goal} | {g.measured} | {'yes' if g.met else '**no**'} |" for g in goals]
     lines += ["", "## Why", ""]
     lines += [f"- **{g.what}**: {g.cause}" for g in goals if not g.met and g.cause]
+    lines += ["", "## Not measured", "", *(f"- {what}" for what in NOT_MEASURED)]
     return "\n".join(lines) + "\n"
 
 
