@@ -239,6 +239,11 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
     from .window_config import WindowConfig
 
     check_configuration(generation_config)
+    if target.training and getattr(target, "is_gradient_checkpointing", False):
+        raise ValueError(
+            "`target` is in training mode with gradient checkpointing, which keeps no cache: every draft token would "
+            "be refused. Call `target.eval()` before `generate`."
+        )
     warn_of_unread_lengths(generation_config, drafter.generation_config)
     drafter.bind_target(target)
     device = getattr(drafter, "device", target.device)
@@ -299,29 +304,36 @@ def attach(target: PreTrainedModel) -> PreTrainedModel:
         RuntimeError: If the installed transformers has moved what this relies on.
     """
     check_upstream()
+    own = _uncompiled(target)
     for name, wrap in _ATTACHED.items():
-        if name not in target.__dict__:
-            target.__dict__[name] = types.MethodType(wrap(unhooked(type(target), name)), target)
+        if name not in own.__dict__:
+            own.__dict__[name] = types.MethodType(wrap(unhooked(type(own), name)), own)
     # Read through the target's own generation config: `generate(window=...)` is then known to this target alone, and
     # stays so when the global hook, which makes it known to all, goes.
-    if "window" not in vars(target.generation_config):
-        target.generation_config.window = None
+    if "window" not in vars(own.generation_config):
+        own.generation_config.window = None
     return target
+
+
+def _uncompiled(target: PreTrainedModel) -> PreTrainedModel:
+    """The module in `torch.compile(target)`, where its `generate` leads."""
+    return getattr(target, "_orig_mod", target)
 
 
 def detach(target: PreTrainedModel) -> PreTrainedModel:
     """Undoes [`attach`]. Returns the target."""
+    own = _uncompiled(target)
     for name in _ATTACHED:
-        target.__dict__.pop(name, None)
-    if "window" in vars(target.generation_config) and target.generation_config.window is None:
-        del target.generation_config.window
+        own.__dict__.pop(name, None)
+    if "window" in vars(own.generation_config) and own.generation_config.window is None:
+        del own.generation_config.window
     return target
 
 
 @contextmanager
 def attached(target: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """[`attach`] inside a `with` block; a target that was attached before stays attached."""
-    before = "_get_candidate_generator" in target.__dict__
+    before = "_get_candidate_generator" in _uncompiled(target).__dict__
     attach(target)
     try:
         yield target

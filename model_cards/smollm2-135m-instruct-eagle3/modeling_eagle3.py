@@ -141,11 +141,15 @@ class Eagle3Drafter(DrafterModel):
 
     def bind_target(self, target: PreTrainedModel) -> None:
         # The embedding is held, so its identity cannot be taken over by another target as a freed `id` could.
-        if self._shared_embedding is not None and target.get_input_embeddings() is self._shared_embedding:
+        bound = self._shared_embedding
+        same = bound is not None and target.get_input_embeddings() is bound
+        if same and len(bound.weight) == self._bound_vocabulary:
             return
         super().bind_target(target)
         if self.config.shares_target_embedding:
             self._set_shared_embedding(target.get_input_embeddings())
+            # Resizing a target's vocabulary keeps the embedding.
+            self._bound_vocabulary = len(self._shared_embedding.weight)
 
     def _set_shared_embedding(self, embedding: nn.Module | None) -> None:
         # Past nn.Module's registry: the target's table is neither a parameter of the drafter nor saved with it.

@@ -116,6 +116,11 @@ def import_responses(
         prompt, response = row.get("prompt"), row.get("response_ids")
         if not prompt or not isinstance(prompt, str | list):
             raise ValueError(f"{where}: `prompt` must be a non-empty string or list of messages.")
+        for message in prompt if isinstance(prompt, list) else ():
+            if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+                raise ValueError(
+                    f"{where}: a message of `prompt` must have a `role` and a `content`, both texts; got {message!r}."
+                )
         if not isinstance(response, list) or not response or not all(type(token) is int for token in response):
             raise ValueError(f"{where}: `response_ids` must be a non-empty list of token ids.")
         if min(response) < 0 or max(response) >= vocab_size:
@@ -125,6 +130,12 @@ def import_responses(
             )
         if conversational and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
+        temperature = row.get("temperature", 0.0)
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature >= 0:
+            raise ValueError(
+                f"{where}: `temperature` must be a number of at least 0 (or left out, for greedy answers), got "
+                f"{temperature!r}."
+            )
         prompt_ids = prompt_token_ids(tokenizer, prompt)
         rows.append(
             {
@@ -132,7 +143,7 @@ def import_responses(
                 "completion": tokenizer.decode(response, skip_special_tokens=True),
                 "input_ids": prompt_ids + response,
                 "loss_mask": [0] * len(prompt_ids) + [1] * len(response),
-                "temperature": float(row.get("temperature", 0.0)),
+                "temperature": float(temperature),
                 "source": source or row.get("source") or path.stem,
             }
         )

@@ -46,8 +46,12 @@ def logits_head(model: PreTrainedModel, input_ids: torch.LongTensor) -> Callable
     if model not in _HEADS:
         probe = input_ids[:1, :8]
         logits = model(input_ids=probe, use_cache=False).logits
-        mine = head(model.base_model(input_ids=probe, use_cache=False).last_hidden_state)
-        # Same shapes and the same kernels give the very same numbers; a scaled head does not.
-        same = mine.shape == logits.shape and torch.allclose(mine.float(), logits.float(), rtol=1e-6, atol=0)
+        # What wraps a causal LM, an adapter for one, has it as its base model: logits come out of that.
+        states = getattr(model.base_model(input_ids=probe, use_cache=False), "last_hidden_state", None)
+        same = states is not None
+        if same:
+            mine = head(states)
+            # Same shapes and the same kernels give the very same numbers; a scaled head does not.
+            same = mine.shape == logits.shape and torch.allclose(mine.float(), logits.float(), rtol=1e-6, atol=0)
         _HEADS[model] = name if same else None
     return head if _HEADS[model] == name else None

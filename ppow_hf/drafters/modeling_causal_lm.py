@@ -58,7 +58,11 @@ class CausalLMDrafter(DrafterModel):
     def __init__(self, config: CausalLMDrafterConfig):
         super().__init__(config)
         if config.causal_lm_config is None:
-            raise ValueError("`causal_lm_config` is missing: pass the configuration of the causal LM that drafts.")
+            raise ValueError(
+                "`causal_lm_config` is missing: pass the configuration of the causal LM that drafts. A plain causal "
+                "LM is loaded as a drafter by `AutoDrafter.from_pretrained`, or wrapped by "
+                "`CausalLMDrafter.from_causal_lm`."
+            )
         # "sdpa" is only this wrapper's default; families without it (Gemma 2) must be free to choose for themselves.
         attention = config._attn_implementation if config._attn_implementation != "sdpa" else None
         self.model = AutoModelForCausalLM.from_config(

@@ -5,6 +5,7 @@
 import os
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -336,10 +337,21 @@ class DrafterModel(PreTrainedModel):
     # ---- saving and loading ----------------------------------------------------------------------------------------
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves weights, configuration and the generation configuration with its window."""
+        """
+        Saves weights, configuration and the generation configuration with its window. With `push_to_hub=True` it then
+        pushes them as [`DrafterModel.push_to_hub`] does, to `repo_id` or the folder's name.
+        """
+        push, hub = kwargs.pop("push_to_hub", False), {}
+        if push:
+            names = ("repo_id", "private", "create_pr", "revision", "commit_message")
+            hub = {name: kwargs.pop(name) for name in names if name in kwargs}
+            hub |= {"token": kwargs["token"]} if kwargs.get("token") is not None else {}
         super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("is_main_process", True):
+        main = kwargs.get("is_main_process", True)
+        if main:
             self._plain_generation_config().save_pretrained(save_directory)
+        if push and main:
+            self.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).absolute().name, **hub)
 
     def push_to_hub(self, repo_id: str, **kwargs):
         """

@@ -9,6 +9,7 @@ figures: every number of a card comes from [`read_facts`].
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -70,7 +71,18 @@ def render_card(facts: CardFacts, *, repo_id: str | None = None) -> str:
     card = ModelCard.from_template(data, template_path=str(TEMPLATE), **card_context(facts, title, repo))
     text = re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
     check_card(text, data)
-    return text
+    return f"{text}\n{_mark(text)}\n"
+
+
+def is_as_written(text: str) -> bool:
+    """Whether a card is one of [`render_card`] that nobody has edited: only such a one may be written anew unasked."""
+    body, _, mark = text.rstrip("\n").rpartition("\n\n")
+    return mark == _mark(f"{body}\n")
+
+
+def _mark(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"<!-- Written by ppow-hf, {digest}. A card that was edited stays. -->"
 
 
 def card_data(facts: CardFacts, title: str) -> ModelCardData:

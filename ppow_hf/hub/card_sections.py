@@ -10,11 +10,13 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..drafters import Eagle3DrafterConfig
 from ..evaluation.markdown import number, percent
 from .card_facts import CardFacts, begins_fresh, public_text, training_runs
 from .card_measured import Benchmark
 from .card_results import benchmark_section, lossless_rows, other_methods, own_summary
 from .card_window import describe_window
+from .portability import check_portable
 
 _ABSENT = "not recorded"
 _FAMILIES = {
@@ -46,6 +48,22 @@ _COMMON_SETTINGS = (
 _COST_WINDOWS = (1, 4, 8)
 
 
+def _engines_of(facts: CardFacts) -> tuple[str | None, str | None]:
+    """What vLLM and SGLang call this kind of drafter; None for an engine that `ppow export` refuses it to."""
+    names = _ENGINES.get(facts.config["model_type"], (None, None))
+    if facts.config["model_type"] != "ppow_eagle3":
+        return names
+    config = Eagle3DrafterConfig.from_dict(facts.config)
+    taken = []
+    for name, export_format in zip(names, ("vllm", "sglang"), strict=True):
+        try:
+            check_portable(config, export_format)
+        except ValueError:
+            name = None
+        taken.append(name)
+    return taken[0], taken[1]
+
+
 def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
     """
     Everything the template asks for.
@@ -56,7 +74,7 @@ def card_context(facts: CardFacts, title: str, repo: str) -> dict[str, Any]:
         repo (`str`): The repository the examples name.
     """
     target = public_text(facts.config.get("target_name_or_path") or "the target")
-    vllm_method, sglang_algorithm = _ENGINES.get(facts.config["model_type"], (None, None))
+    vllm_method, sglang_algorithm = _engines_of(facts)
     main = facts.benchmarks[0] if facts.benchmarks else None
     served = (main.best_fixed() if main else None) or (facts.window.size if facts.window is not None else 1)
     tokens = main.results["arguments"].get("max_new_tokens") if main else None
@@ -262,13 +280,19 @@ def _calibration(facts: CardFacts) -> list[list[str]]:
     ]
 
 
+def _training_seconds(run: dict[str, Any]) -> float | None:
+    """Of all sessions where they were counted; `train_runtime` is that of the last one."""
+    counted = (run.get("cost") or {}).get("seconds")
+    return counted if counted is not None else (run.get("result") or {}).get("train_runtime")
+
+
 def _resources(facts: CardFacts) -> list[str]:
     lines = []
     runs = training_runs(facts.provenance)
     for name, own in (("Supervised stage", runs.get("supervised")), ("PPOW stage", runs.get("ppow"))):
         if not own:
             continue
-        times = [(run.get("result") or {}).get("train_runtime") for run in own]
+        times = [_training_seconds(run) for run in own]
         together = f" in {len(own)} runs" if len(own) > 1 else ""
         lines.append(f"{name}: " + ("time not measured" if None in times else f"{sum(times):.0f} seconds{together}"))
     if not lines:

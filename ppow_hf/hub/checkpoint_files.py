@@ -18,8 +18,9 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..data.files import explain_disk_full
+from ..data.files import PROVENANCE_FILE, explain_disk_full
 from ..json_files import read_json_object
+from .card_facts import public_record
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -209,8 +210,12 @@ def write_checkpoint(folder: Path, config: dict, weights: dict[str, torch.Tensor
 
 
 def carry_files(source: Path, folder: Path) -> list[str]:
-    """Copies licence and provenance files; returns their names."""
+    """Copies licence and provenance files, the latter without paths of this machine; returns their names."""
     found = sorted({path for pattern in CARRIED_FILES for path in source.glob(pattern) if path.is_file()})
     for path in found:
-        shutil.copyfile(path, folder / path.name)
+        if path.name == PROVENANCE_FILE:
+            record = public_record(read_json_object(path, "Delete it, or copy it again."))
+            (folder / path.name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        else:
+            shutil.copyfile(path, folder / path.name)
     return [path.name for path in found]

@@ -14,8 +14,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..data.files import PROVENANCE_FILE, TRAINING_PROVENANCE_FILE
-from .card import write_card
-from .card_facts import public_record, read_provenance
+from .card import CARD_NAME, is_as_written, write_card
+from .card_facts import public_record, read_facts, read_provenance
 from .card_measured import read_drafter_config
 from .push import check_repo_id, push_folder, resolve_token
 from .push_errors import HubPushError
@@ -83,9 +83,10 @@ def push_saved(
         folder (`str` or `os.PathLike`): What `save_pretrained` or a trainer wrote.
         repo_id (`str`): The repository.
         card (`str`, *optional*, defaults to `"if_missing"`): When to write README.md from the folder's facts:
-            `"if_missing"`, `"always"` or `"never"`.
+            `"if_missing"` (also where it is one of ours that nobody has edited: it may tell of another repository, or
+            of weights before these), `"always"` or `"never"`.
         require_results (`bool`, *optional*, defaults to `False`):
-            Refuse to write a card for a drafter without benchmark results, in place of a warning.
+            Refuse a drafter without benchmark results, in place of a warning.
         kwargs: Arguments of `push_folder`.
 
     Returns:
@@ -107,15 +108,30 @@ def push_saved(
                 continue
             link_or_copy(local, stage / path)
         _take_record(Path(folder), stage)
-        card_wanted = card != "never" and not (stage / "README.md").exists()
-        complete_folder(stage, repo_id, card=card_wanted, shown=Path(folder), require_results=require_results)
+        readme = stage / CARD_NAME
+        if card != "never" and readme.exists() and is_as_written(readme.read_text(encoding="utf-8")):
+            readme.unlink()
+        complete_folder(
+            stage,
+            repo_id,
+            card=card != "never" and not readme.exists(),
+            shown=Path(folder),
+            require_results=require_results,
+            check=card != "never",
+        )
         result = push_folder(stage, repo_id, **kwargs)
     result.left_out = [entry for entry in selected.left_out if entry[0] not in sent]
     return result
 
 
 def complete_folder(
-    folder: Path, repo_id: str, *, card: bool = True, shown: Path | None = None, require_results: bool = False
+    folder: Path,
+    repo_id: str,
+    *,
+    card: bool = True,
+    shown: Path | None = None,
+    require_results: bool = False,
+    check: bool = True,
 ) -> None:
     """
     Adds what makes a saved drafter a repository.
@@ -125,28 +141,31 @@ def complete_folder(
         repo_id (`str`): The repository that the card's examples name.
         card (`bool`, *optional*, defaults to `True`): Write README.md.
         shown (`Path`, *optional*): The folder to name in errors, where `folder` is a copy that will be gone by then.
-        require_results (`bool`, *optional*, defaults to `False`): Whether a card without results is an error.
+        require_results (`bool`, *optional*, defaults to `False`): Whether a drafter without results is an error.
+        check (`bool`, *optional*, defaults to `True`): Check what a card would tell of a drafter, whoever wrote it.
 
     Raises:
         ValueError: If the folder's facts contradict each other, or a file is damaged.
     """
     try:
         config = read_drafter_config(folder)
-        if str(config.get("model_type", "")).startswith("ppow_"):
+        ours = str(config.get("model_type", "")).startswith("ppow_")
+        if ours:
             write_remote_code(folder)
-        if card:
+        if card or (check and ours):
+            read_facts(folder)
             measured = any((folder / "benchmarks").rglob("results.json"))
             remedy = f"`ppow bench --drafter {shown or folder} --output {shown or folder}/benchmarks` measures it"
             if require_results and not measured:
                 raise ValueError(
-                    f"`{shown or folder}` has no benchmarks/results.json, so its card could not say how fast it is. "
+                    f"`{shown or folder}` has no benchmarks/results.json, so that nothing says how fast it is. "
                     f"{remedy}; `--unmeasured` pushes it as it is."
                 )
-            write_card(folder, repo_id=repo_id)
+            if card:
+                write_card(folder, repo_id=repo_id)
             if not measured:
                 logger.warning(
-                    f"`{shown or folder}` has no benchmarks/results.json: the card says that nothing was measured. "
-                    f"{remedy}."
+                    f"`{shown or folder}` has no benchmarks/results.json: nothing says how fast it is. {remedy}."
                 )
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace(str(folder), str(shown or folder))) from error
@@ -268,10 +287,12 @@ def copy_facts(origin: Path, folder: Path) -> None:
 
 
 def _take_record(origin: Path, folder: Path) -> None:
-    """What a training has recorded becomes `provenance.json`, without the paths of this machine."""
-    if (origin / TRAINING_PROVENANCE_FILE).is_file():
+    """What training and calibration have recorded becomes `provenance.json`, without the paths of this machine."""
+    if (origin / TRAINING_PROVENANCE_FILE).is_file() or (origin / PROVENANCE_FILE).is_file():
         text = json.dumps(public_record(read_provenance(origin)), indent=2) + "\n"
-        (folder / PROVENANCE_FILE).write_text(text, encoding="utf-8")
+        path = folder / PROVENANCE_FILE
+        path.unlink(missing_ok=True)  # it may be a link to the folder's own
+        path.write_text(text, encoding="utf-8")
 
 
 def _weights(folder: Path) -> dict[str, str]:

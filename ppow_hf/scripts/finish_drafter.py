@@ -46,7 +46,9 @@ class FinishArguments:
     output_dir: str = field(metadata={"help": "Folder to write. An existing drafter in it is replaced."})
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "The drafter's target."})
     dtype: str = field(default="bfloat16", metadata={"help": "Dtype of the stored weights."})
-    holdout: int = field(default=32, metadata={"help": "As in the training, so that the same rows are held out."})
+    holdout: int | None = field(
+        default=None, metadata={"help": "Rows that the training held out. Default: what it recorded, or 32."}
+    )
     window: str = field(default="fixed:6", metadata={"help": "Window of the calibration runs."})
     max_new_tokens: int = field(default=96, metadata={"help": "New tokens per calibration prompt."})
     own_window: str = field(
@@ -162,7 +164,14 @@ def main(args: FinishArguments) -> None:
     training = read_provenance(args.drafter) or {}
     licences = _licences(args, training.get("responses"))
     data_seed = recorded_held_out_seed(training) if args.data_seed is None else args.data_seed
-    _, held_out = split_holdout(responses, args.holdout, seed=data_seed)
+    recorded = (training.get("held_out") or {}).get("rows")
+    holdout = args.holdout or recorded or 32
+    if recorded is not None and holdout > recorded:
+        logger.warning(
+            f"`holdout` is {holdout}, but the training held out {recorded} rows: the others were trained on, and the "
+            "estimate will take the drafter for better than it is."
+        )
+    _, held_out = split_holdout(responses, holdout, seed=data_seed)
     weights, figures = calibrate_acceptance(
         target,
         drafter,
@@ -181,7 +190,7 @@ def main(args: FinishArguments) -> None:
         if output.exists():
             shutil.copytree(output, folder)
         drafter.save_pretrained(folder)
-        arguments = {**asdict(args), "data_seed": data_seed}
+        arguments = {**asdict(args), "data_seed": data_seed, "holdout": holdout}
         provenance = {**training, "calibration": {"arguments": arguments, "figures": figures}}
         provenance.update(licences)
         Path(folder, PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n")

@@ -14,7 +14,7 @@ from ppow_hf.data import load_responses, split_holdout
 from ppow_hf.data.files import PROVENANCE_FILE, TRAINING_PROVENANCE_FILE
 from ppow_hf.data.fingerprint import weights_fingerprint
 from ppow_hf.json_files import read_json_object
-from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume
+from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume, is_at_the_end
 from ppow_hf.trainer import DrafterTrainer
 from ppow_hf.whole_files import write_json_whole
 
@@ -181,6 +181,13 @@ def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, fact
     if resume is not None:
         if training_args.resume_from_checkpoint is None:
             _check_same_run(Path(training_args.output_dir), facts)
+        saved = Path(training_args.output_dir, TRAINING_PROVENANCE_FILE)
+        if saved.is_file() and is_at_the_end(resume, training_args):
+            logger.warning(
+                f"`{training_args.output_dir}` holds the finished drafter of this training: nothing is left to do. "
+                "Ask for more steps or time, or give another `output_dir`."
+            )
+            return
         logger.warning(f"Going on from `{resume}`.")
     if trainer.is_world_process_zero():
         Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)

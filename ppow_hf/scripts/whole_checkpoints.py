@@ -23,20 +23,42 @@ def checkpoint_to_resume(training_args: TrainingArguments) -> str | None:
         training_args ([`~transformers.TrainingArguments`]): Its configuration.
 
     Returns:
-        `str`, *optional*: `resume_from_checkpoint`, or the last whole one in `output_dir`; `None` to begin.
+        `str`, *optional*: `resume_from_checkpoint`, or the last whole one in `output_dir` (also for `true`); `None` to
+        begin, with `false` whatever is there.
 
     Raises:
         ValueError: If `resume_from_checkpoint` is not whole.
     """
     asked = training_args.resume_from_checkpoint
-    if asked is None:
+    # YAML and the command line can say so, too, as `Trainer.train` takes it.
+    if asked in (None, True) or str(asked).lower() == "true":
         return last_whole_checkpoint(training_args.output_dir)
+    if asked is False or str(asked).lower() == "false":
+        return None
     if flaw := _flaw(Path(asked)):
         raise ValueError(
             f"`resume_from_checkpoint` is {asked!r}, which is not a whole checkpoint: {flaw}. Name another one, or "
             "leave it out: the newest whole one in `output_dir` is resumed then."
         )
     return asked
+
+
+def is_at_the_end(checkpoint: str | os.PathLike, training_args: TrainingArguments) -> bool:
+    """
+    Whether a training has nothing left to do: `Trainer` would take another step all the same.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): A whole checkpoint.
+        training_args ([`~transformers.TrainingArguments`]): What is asked for, in steps, epochs or `max_seconds`.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    budget = state.stateful_callbacks.get("TimeBudget")
+    seconds = getattr(training_args, "max_seconds", None)
+    if seconds and isinstance(budget, dict) and budget["attributes"]["spent"] >= seconds:
+        return True
+    if training_args.max_steps > 0:
+        return state.global_step >= training_args.max_steps
+    return state.epoch is not None and state.epoch >= training_args.num_train_epochs
 
 
 def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:

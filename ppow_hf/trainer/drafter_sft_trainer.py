@@ -21,7 +21,7 @@ from .step_scoring import StepScoring
 from .target_pass import TargetPass
 from .text_checks import check_learnable, check_texts
 
-_ROW_ID = "row_id"
+_ROW_ID = "ppow_row_id"
 
 
 class DrafterSFTTrainer(DrafterTrainer):
@@ -126,7 +126,7 @@ class DrafterSFTTrainer(DrafterTrainer):
         cache = self.target_pass.cache
         if cache is None:
             raise ValueError("There is no cache to fill: set `feature_cache_dir`, and give a `train_dataset`.")
-        row_ids = self.train_dataset[_ROW_ID]
+        row_ids = [int(row) for row in self.train_dataset[_ROW_ID]]
         missing = [index for index, row in enumerate(row_ids) if not cache.filled[row]]
         missing.sort(key=lambda index: cache.offsets[row_ids[index] + 1] - cache.offsets[row_ids[index]])
         mine = missing[self.accelerator.process_index :: self.accelerator.num_processes]

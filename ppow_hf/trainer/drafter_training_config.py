@@ -76,6 +76,12 @@ class DrafterTrainingConfig(TrainingArguments):
             WindowConfig.parse(self.eval_window)
         except ValueError as error:
             raise ValueError(f"`eval_window` is {self.eval_window!r}: {error}") from error
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"`{name}=True` would leave the drafter in half precision after an evaluation, and training goes "
+                    f"on in it. Leave `{name}` out: held-out prompts are decoded as fast without."
+                )
         self._check_best_model()
         super().__post_init__()
         if self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:

@@ -83,6 +83,7 @@ class FeatureCache:
 
     def read(self, row_ids: list[int], input_ids: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor] | None:
         """Features and final states of a batch, zero on padding, or `None` unless every row is there."""
+        row_ids = [int(row) for row in row_ids]  # formatted datasets give tensors
         if not bool(self.filled[row_ids].all()):
             return None
         batch = torch.zeros(*input_ids.shape, self.width, dtype=self.dtype)
@@ -97,6 +98,7 @@ class FeatureCache:
         self, row_ids: list[int], attention_mask: torch.Tensor, features: torch.Tensor | None, last: torch.Tensor
     ) -> None:
         """Keeps the states of a batch. Rows cut shorter than `max_length` are not kept."""
+        row_ids = [int(row) for row in row_ids]
         parts = [last] if features is None else [features, last]
         joined = torch.cat(parts, dim=-1).to("cpu", self.dtype)
         for i, row in enumerate(row_ids):

@@ -103,6 +103,22 @@ def test_import_responses_refuses_malformed_rows(tmp_path, tokenizer, row, messa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": None}, "line 1: `temperature` must be a number of at least 0"),
+        ({"temperature": -1}, "line 1: `temperature` must be a number of at least 0"),
+        ({"prompt": [{"role": "user"}]}, "line 1: a message of `prompt` must have a `role` and a `content`"),
+        ({"prompt": ["hi"]}, "line 1: a message of `prompt` must have"),
+    ],
+)
+def test_import_responses_names_what_is_malformed_within_a_row(tmp_path, tokenizer, change, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "hi", "response_ids": [5, 6], **change}) + "\n")
+    with pytest.raises(ValueError, match=message):
+        import_responses(path, tokenizer)
+
+
 def test_load_responses_refuses_other_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="ppow data"):
         load_responses(tmp_path / "none")

@@ -238,3 +238,27 @@ def test_eagle3_and_lookup_drafters_of_another_vocabulary(pair, prompt):
 def test_another_device(pair, prompt):
     target = pair[0]
     refuse((target, tiny_eagle3(target).to("meta")), prompt, "drafter is on meta, but the target is on cpu")
+
+
+def test_a_target_in_training_mode_without_a_cache_is_refused():
+    target = tiny_target()
+    drafter = tiny_causal_drafter(target)
+    target.gradient_checkpointing_enable()
+    target.train()
+    ids = torch.tensor([[3, 4, 5]])
+    for window in (None, "fixed:4", "tree"):
+        with pytest.raises(ValueError, match=r"`target` is in training mode with gradient checkpointing.*target.eval"):
+            target.generate(ids, assistant_model=drafter, window=window, max_new_tokens=8)
+    target.eval()
+    target.generate(ids, assistant_model=drafter, window="fixed:2", max_new_tokens=8)
+
+
+def test_a_vocabulary_that_was_resized_after_binding_is_noticed():
+    target = tiny_target()
+    drafter = tiny_eagle3(target)
+    ids = torch.tensor([[3, 4, 5]])
+    options = {"assistant_model": drafter, "max_new_tokens": 5, "do_sample": False}
+    target.generate(ids, **options)
+    target.resize_token_embeddings(104)
+    with pytest.raises(ValueError, match="vocabulary|104"):
+        target.generate(ids, **options)

@@ -260,3 +260,15 @@ def test_nothing_stays_on_the_target_after_an_error(prompt):
 
 def test_public_names():
     assert ppow_hf.attach is attach and ppow_hf.install_hook is install_hook
+
+
+def test_a_compiled_target_is_attached_where_its_generate_leads(without_hook):
+    target = tiny_target()
+    compiled = torch.compile(target, backend="eager")
+    drafter = tiny_causal_drafter(target)
+    ids = torch.tensor([[3, 4, 5]])
+    with attached(compiled):
+        output = compiled.generate(ids, assistant_model=drafter, window="fixed:2", max_new_tokens=8, do_sample=False)
+        assert drafter.last_trace.verifications > 0
+    assert "_get_candidate_generator" not in target.__dict__
+    assert torch.equal(output, target.generate(ids, max_new_tokens=8, do_sample=False))

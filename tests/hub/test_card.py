@@ -15,9 +15,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from ppow_hf.evaluation.precision import fingerprint
-from ppow_hf.hub.card import TEMPLATE, check_card, write_card
+from ppow_hf.hub.card import TEMPLATE, _mark, check_card, is_as_written, write_card
 from ppow_hf.hub.card_facts import CardFacts, is_repo_id, machine_paths, public_text, read_facts
 from ppow_hf.hub.card_results import lossless_rows, other_methods
+from ppow_hf.hub.exporter import export_drafter
+from ppow_hf.hub.layer_ids import engine_default
 from ppow_hf.hub.push_drafter import complete_folder
 from ppow_hf.hub.remote_code import write_remote_code
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
@@ -290,7 +292,8 @@ def test_the_ppow_stage_is_told_only_where_it_was_run(folder):
 def test_runs_of_one_stage_are_told_together(folder):
     """Of a drafter trained in several runs the last is shown, and their times are added up."""
     last = json.loads((folder / "provenance.json").read_text())
-    last["result"] = {"train_runtime": 100.0}
+    # Counted over all sessions; the last of them had nothing left to do.
+    last["result"], last["cost"] = {"train_runtime": 0.5}, {"seconds": 100.0}
     last["arguments"] = {**last.get("arguments", {}), "drafter": "runs/before", "initialization": "target"}
     before = {"stage": "supervised", "training": {"window_reward_weight": 1.0}, "result": {"train_runtime": 20.5}}
     first = {"stage": "supervised", "training": {}, "result": {"train_runtime": 3.0}}
@@ -496,3 +499,30 @@ def test_writing_again_changes_nothing_and_a_crash_leaves_the_old_card(folder, m
 def test_the_drafters_own_window_is_found_in_a_benchmark(tmp_path, window, method):
     facts = CardFacts(tmp_path, {}, {"window": window}, weights=None)
     assert facts.own_method == method
+
+
+@pytest.mark.parametrize(
+    ("options", "engines"),
+    [
+        ({}, ["vLLM", "SGLang"]),
+        ({"num_hidden_layers": 2}, ["vLLM"]),
+        ({"norm_before_residual": True}, ["vLLM"]),
+    ],
+)
+def test_only_engines_that_an_export_is_made_for_are_named(tmp_path, options, engines):
+    target = tiny_target(num_hidden_layers=8)
+    target.config._name_or_path = "org/tiny-target"
+    drafter = tiny_eagle3(target, aux_layer_ids=engine_default(target.config.num_hidden_layers), **options)
+    drafter.save_pretrained(tmp_path / "tiny")
+    text = write_card(tmp_path / "tiny").read_text()
+    for name in ("vLLM", "SGLang"):
+        assert (f"### {name}" in text) == (name in engines), name
+    assert f"Speed in {' and '.join(engines)}: not measured." in text
+    for name in engines:
+        export_drafter(tmp_path / "tiny", tmp_path / name, name.lower())
+
+
+def test_an_edited_card_is_known():
+    text = f"# A card\n\n{_mark('# A card' + chr(10))}\n"
+    assert is_as_written(text)
+    assert not is_as_written(text.replace("A card\n", "My card\n")) and not is_as_written("# A card\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ppow_hf import CostModel
+from ppow_hf import AutoDrafter, CostModel
+from ppow_hf.hub.card import write_card
 from tests.hub.conftest import OTHER_TOKEN, READ_TOKEN
 from tests.hub.hub_client import ROOT, ClientError
 
@@ -301,3 +302,50 @@ def test_the_command_pushes_a_drafter_without_results_only_when_told_to(hub, cli
     done = client.call("command", arguments=[*arguments, "--unmeasured"])
     assert done["exit_code"] == 0, done
     assert "README.md" in remote(hub).files()
+
+
+# ---- cards and records that lie in the folder -----------------------------------------------------------------------
+
+
+def test_a_card_of_ours_is_written_for_the_repository_and_one_that_was_edited_stays(hub, client, drafter_folder):
+    shutil.rmtree(drafter_folder / "benchmarks")
+    write_card(drafter_folder)
+    assert "OWNER/drafter" in (drafter_folder / "README.md").read_text()
+    arguments = [str(drafter_folder), "--repo", REPO, "--unmeasured"]
+    assert client.call("command", arguments=arguments)["exit_code"] == 0
+    sent = remote(hub).files()["README.md"].decode()
+    assert REPO in sent and "OWNER/" not in sent
+    edited = (drafter_folder / "README.md").read_text().replace("A drafter for", "My drafter for")
+    (drafter_folder / "README.md").write_text(edited)
+    assert client.call("command", arguments=arguments)["exit_code"] == 0
+    assert remote(hub).files()["README.md"].decode() == edited
+    refused = client.call("command", arguments=arguments[:-1])
+    assert refused["exit_code"] != 0 and "--unmeasured" in refused["error"]
+
+
+def test_benchmarks_of_other_weights_are_not_sent_beside_whatever_card(hub, client, drafter_folder):
+    results = {"environment": {}, "arguments": {}, "results": [], "drafter_hash": "0" * 16}
+    (drafter_folder / "benchmarks" / "results.json").write_text(json.dumps(results))
+    refused = client.call("command", arguments=[str(drafter_folder), "--repo", REPO])
+    assert refused["exit_code"] != 0 and "was measured with another drafter" in refused["error"]
+    assert hub.store.repos == {}
+
+
+def test_a_record_is_sent_without_the_paths_of_this_machine(hub, client, drafter_folder, tmp_path):
+    record = {"stage": "supervised", "arguments": {"responses": [str(tmp_path / "responses")]}, "note": "kept"}
+    (drafter_folder / "provenance.json").write_text(json.dumps(record))
+    done = client.call("command", arguments=[str(drafter_folder), "--repo", REPO])
+    assert done["exit_code"] == 0, done
+    sent = json.loads(remote(hub).files()["provenance.json"])
+    assert sent == {**record, "arguments": {"responses": ["responses"]}}
+    assert json.loads((drafter_folder / "provenance.json").read_text()) == record, "the folder stays as it is"
+
+
+def test_saving_with_push_to_hub_sends_the_whole_drafter(drafter_folder, tmp_path, monkeypatch):
+    drafter = AutoDrafter.from_pretrained(drafter_folder)
+    sent = []
+    monkeypatch.setattr(type(drafter), "push_to_hub", lambda *args, **kwargs: sent.append((args, kwargs)))
+    drafter.save_pretrained(tmp_path / "mine", push_to_hub=True, private=True, token="t")
+    drafter.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id=REPO)
+    assert sent == [((drafter, "mine"), {"private": True, "token": "t"}), ((drafter, REPO), {})]
+    assert AutoDrafter.from_pretrained(tmp_path / "mine").generation_config.window.size == 3

@@ -179,3 +179,50 @@ def test_responses_of_another_target_are_told(folders, tmp_path, monkeypatch, ca
     caplog.clear()
     held_out(folders, tmp_path, stage, monkeypatch, "--target_dtype", "bfloat16")
     assert "another target" not in caplog.text
+
+
+@pytest.mark.parametrize("budget", [("--max_steps", 2), ("--max_steps", -1, "--max_seconds", 0.3)])
+def test_a_finished_training_is_not_trained_further(folders, tmp_path, budget, caplog):
+    def train(*options):
+        arguments = ["--target", folders / "target", "--responses", folders / "responses"]
+        arguments += ["--drafter", folders / "drafter", "--output_dir", tmp_path / "run", "--holdout", 3, "--use_cpu"]
+        arguments += ["--save_steps", 1, "--eval_strategy", "no", "--eval_on_start", "false", "--report_to", "none"]
+        arguments += ["--eval_decode_prompts", 0, "--num_train_epochs", 50, *options]
+        sft_drafter.main(*sft_drafter.make_parser().parse_args_and_config([str(part) for part in arguments]))
+        record = json.loads((tmp_path / "run" / "training_provenance.json").read_text())
+        return record["steps"], (tmp_path / "run" / "model.safetensors").read_bytes()
+
+    before = train(*budget)
+    assert "nothing is left to do" not in caplog.text
+    assert train(*budget) == before and "nothing is left to do" in caplog.text
+    assert train("--max_steps", before[0] + 1)[0] == before[0] + 1
+
+
+@pytest.mark.parametrize(("given", "warned"), [(None, False), (2, False), (6, True)])
+def test_a_finished_drafter_is_calibrated_on_what_its_training_held_out(folders, tmp_path, monkeypatch, given, warned):
+    responses, _ = load_all_responses([str(folders / "responses")])
+    recorded(tmp_path / "trained", held_out={"rows": 3, "seed": 0})
+
+    class Seen(Exception):
+        pass
+
+    seen, said = [], []
+
+    def see(target, drafter, prompts, **options):
+        seen.extend(prompts)
+        raise Seen
+
+    monkeypatch.setattr(finish_drafter, "calibrate_acceptance", see)
+    monkeypatch.setattr(finish_drafter.logger, "warning", said.append)
+    arguments = finish_drafter.FinishArguments(
+        drafter=str(tmp_path / "trained"),
+        responses=[str(folders / "responses")],
+        output_dir=str(tmp_path / "finished"),
+        target=str(folders / "target"),
+        dtype="float32",
+        holdout=given,
+    )
+    with pytest.raises(Seen):
+        finish_drafter.main(arguments)
+    assert seen == [finish_drafter.prompt_of(row) for row in split_holdout(responses, given or 3, seed=0)[1]]
+    assert bool(said) == warned and (not warned or "the training held out 3 rows" in said[0])

@@ -7,7 +7,8 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ppow_hf.scripts import whole_checkpoints
-from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume, last_whole_checkpoint
+from ppow_hf.scripts.whole_checkpoints import checkpoint_to_resume, is_at_the_end, last_whole_checkpoint
+from ppow_hf.trainer import DrafterSFTConfig
 
 
 @pytest.fixture
@@ -70,3 +71,26 @@ def test_a_broken_one_that_was_named_is_refused(run, tmp_path):
     )
     with pytest.raises(ValueError, match=r"`resume_from_checkpoint`.*checkpoint-9.*not a whole checkpoint.*model"):
         checkpoint_to_resume(arguments)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(True, 10), ("true", 10), ("True", 10), (False, None), ("false", None)])
+def test_yes_and_no_are_no_names_of_checkpoints(run, asked, taken):
+    args = TrainingArguments(str(run), use_cpu=True, report_to="none", resume_from_checkpoint=asked)
+    assert checkpoint_to_resume(args) == (None if taken is None else str(run / f"checkpoint-{taken}"))
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "ended"),
+    [
+        ({"max_steps": 10}, {"global_step": 10}, True),
+        ({"max_steps": 11}, {"global_step": 10}, False),
+        ({"num_train_epochs": 2}, {"global_step": 10, "epoch": 2.0}, True),
+        ({"num_train_epochs": 3}, {"global_step": 10, "epoch": 2.0}, False),
+        ({"max_seconds": 5.0}, {"stateful_callbacks": {"TimeBudget": {"attributes": {"spent": 5.1}}}}, True),
+        ({"max_seconds": 9.0}, {"stateful_callbacks": {"TimeBudget": {"attributes": {"spent": 5.1}}}}, False),
+    ],
+)
+def test_whether_a_run_is_at_its_end(tmp_path, options, state, ended):
+    TrainerState(**state).save_to_json(str(tmp_path / "trainer_state.json"))
+    args = DrafterSFTConfig(str(tmp_path / "run"), use_cpu=True, report_to="none", **options)
+    assert is_at_the_end(tmp_path, args) == ended

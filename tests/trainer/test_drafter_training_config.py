@@ -82,3 +82,10 @@ def test_every_field_is_documented_and_has_a_help_text():
         if field.name in own:
             assert f"        {field.name} (" in DrafterTrainingConfig.__doc__, field.name
             assert field.metadata.get("help"), field.name
+
+
+@pytest.mark.parametrize("name", ["bf16_full_eval", "fp16_full_eval"])
+@pytest.mark.parametrize("config", [DrafterSFTConfig, PPOWConfig])
+def test_evaluation_in_half_precision_is_refused(tmp_path, config, name):
+    with pytest.raises(ValueError, match=f"`{name}=True` would leave the drafter in half precision"):
+        config(str(tmp_path), use_cpu=True, **{name: True})

@@ -227,3 +227,16 @@ def test_cache_with_a_head_of_another_kind_is_refused(tmp_path):
     cache = FeatureCache(tmp_path, [10, 7, 10], target, drafter.feature_layer_ids, "data-1")
     with pytest.raises(ValueError, match="feature_cache_dir"):
         TargetPass(target, drafter, cache)(*batch(), row_ids=[0, 1, 2])
+
+
+def test_rows_of_a_formatted_dataset_are_kept_too(tmp_path):
+    trained = []
+    for name, rows in (("plain", token_rows(8)), ("torch", token_rows(8).with_format("torch"))):
+        trainer = sft_trainer(
+            tmp_path / name, dataset=rows, feature_cache_dir=str(tmp_path / f"{name}-f"), max_steps=2
+        )
+        trainer.train()
+        trained.append((int(trainer.target_pass.cache.filled.sum()), trainer.model.state_dict()))
+    assert trained[0][0] == trained[1][0] > 0
+    for name, value in trained[0][1].items():
+        assert torch.equal(value, trained[1][1][name])
