@@ -244,7 +244,7 @@ def check_drafter_call(target: PreTrainedModel, drafter: Any, generation_config:
             "`target` is in training mode with gradient checkpointing, which keeps no cache: every draft token would "
             "be refused. Call `target.eval()` before `generate`."
         )
-    warn_of_unread_lengths(generation_config, drafter.generation_config)
+    warn_of_unread_lengths(generation_config, getattr(drafter, "generation_config", None))
     drafter.bind_target(target)
     device = getattr(drafter, "device", target.device)
     if device != target.device:

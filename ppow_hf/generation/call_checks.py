@@ -42,13 +42,13 @@ _OF_OTHER_ASSISTANTS = {
 }
 
 
-def warn_of_unread_lengths(*generation_configs: GenerationConfig) -> None:
+def warn_of_unread_lengths(*generation_configs: GenerationConfig | None) -> None:
     """
     Warns, once, of fields that say how much transformers' own assistants propose: a drafter's window does not read
     them.
 
     Args:
-        generation_configs (`GenerationConfig`): Those of the call and of the drafter.
+        generation_configs (`GenerationConfig`, *optional*): Those of the call and of the drafter, if it has one.
     """
     for config in generation_configs:
         for name, (unasked, window) in _OF_OTHER_ASSISTANTS.items():
