@@ -31,6 +31,8 @@ NOT_MEASURED = (
     "Transformers' own assistants (`hf_dynamic`, `hf_heuristic`, `hf_constant`): the stages `assistant` and `peers` "
     "of `run.sh` train a small causal LM for them and race it.",
     "Answers of 512 tokens, and how speed and memory grow with the prompt (`python -m ppow_hf.scripts.cost_growth`).",
+    "The speed of a PPOW drafter against CST's and their initialisation, to a precision that would tell them apart: "
+    "[15 prompts](../ppow-vs-cst/speed/README.md) do not.",
     "Prompt lookup of 3 and 5 tokens on all prompts: the benchmark has transformers' own 10.",
     "Decoding on a GPU: trees and windows follow the measured costs there too, and their tests run there, but no "
     "speed has been taken. `torch.compile` and CUDA graphs are no options of ours: `python -m "
