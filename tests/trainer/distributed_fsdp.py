@@ -20,7 +20,6 @@ from tests.trainer.ppow_common import RowByRow, equal_length_rows, ppow_args
 FAMILIES = {
     "eagle3": lambda target: tiny_eagle3(target, draft_vocab_size=48),
     "eagle3_two_layers": lambda target: tiny_eagle3(target, num_hidden_layers=2, hidden_size=48),
-    "causal_lm": tiny_causal_drafter,
     "causal_lm_tied": lambda _: tiny_causal_drafter(tiny_target(tie_word_embeddings=True)),
 }
 
