@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
 from ..drafters.draft_vocabulary import draft_id_table
+from ..rl.rollout import column_log_probs
 from ..rl.target_prefix import ROWS_IN_CACHE, TargetPrefix, target_prefix
 from ..row_blocks import rows_per_block
 
@@ -146,12 +147,10 @@ def acceptance_from_everywhere(
     length, device = input_ids.shape[1], input_ids.device
     starts = torch.arange(first, length, device=device)[None]
     target_log_probs = torch.zeros(length + window_size, device=device)
-    rows = rows_per_block(device, ROWS_IN_CACHE, drafter.config.vocab_size)
-    blocks = torch.arange(first, length, device=device).split(rows)
-    for places in blocks:
-        logits = prefix.logits_at(torch.zeros_like(places), places - 1).float() / temperature
-        chosen = logits.gather(-1, input_ids[0, places, None]) - logits.logsumexp(-1, keepdim=True)
-        target_log_probs[places] = chosen[:, 0].to(device)
+    # Projected and read a block at a time.
+    for places in starts[0].split(rows_per_block(device, ROWS_IN_CACHE, drafter.config.vocab_size)):
+        logits = prefix.logits_at(torch.zeros_like(places), places - 1)
+        target_log_probs[places] = column_log_probs(logits, input_ids[0, places], temperature).to(device)
     ids = drafter.draft_token_ids
     table = None if ids is None else draft_id_table(ids.to(device), drafter.config.vocab_size)
     text = torch.nn.functional.pad(input_ids[0], (0, window_size))
@@ -162,8 +161,7 @@ def acceptance_from_everywhere(
         tokens = text[places]
         columns = tokens if table is None else table[tokens]
         known = (columns >= 0) & (places < length)
-        parts = zip(logits[0].split(rows), columns.clamp_min(0)[:, None].split(rows), strict=True)
-        draft = torch.cat([(x.float() / temperature).log_softmax(-1).gather(-1, c)[:, 0] for x, c in parts])
+        draft = column_log_probs(logits[0], columns.clamp_min(0), temperature)
         chances[:, k] = torch.where(known, (draft - target_log_probs[places]).clamp(max=0).exp(), 0.0)
         if k + 1 < window_size:
             logits = drafter.step_windows(state, tokens[None])

@@ -153,7 +153,6 @@ def complete_folder(
         if ours:
             write_remote_code(folder)
         if card or (check and ours):
-            read_facts(folder)
             measured = any((folder / "benchmarks").rglob("results.json"))
             remedy = f"`ppow bench --drafter {shown or folder} --output {shown or folder}/benchmarks` measures it"
             if require_results and not measured:
@@ -163,6 +162,8 @@ def complete_folder(
                 )
             if card:
                 write_card(folder, repo_id=repo_id)
+            else:
+                read_facts(folder)  # which writing a card does by itself
             if not measured:
                 logger.warning(
                     f"`{shown or folder}` has no benchmarks/results.json: nothing says how fast it is. {remedy}."

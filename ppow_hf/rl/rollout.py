@@ -135,7 +135,7 @@ def rollout_windows(
         step=step,
     )
     log_probs = torch.stack(
-        [_log_probs(scores, window.columns[:, k]) for k, scores in enumerate(window.scores)], dim=1
+        [column_log_probs(scores, window.columns[:, k]) for k, scores in enumerate(window.scores)], dim=1
     )
     shape = (batch, num_starts, group_size, window_size)
     tokens = window.token_ids.view(shape)
@@ -152,11 +152,21 @@ def _rows(scores: torch.Tensor) -> int:
     return rows_per_block(scores.device, ROWS_IN_CACHE, scores.shape[-1])
 
 
-def _log_probs(scores: torch.Tensor, columns: torch.LongTensor) -> torch.Tensor:
-    """Log-probability of one column of every row, `(rows,)`."""
-    rows = _rows(scores)
-    parts = zip(scores.split(rows), columns[:, None].split(rows), strict=True)
-    return torch.cat([block.log_softmax(-1).gather(-1, chosen)[:, 0] for block, chosen in parts])
+def column_log_probs(logits: torch.Tensor, columns: torch.LongTensor, temperature: float = 1.0) -> torch.Tensor:
+    """
+    Log-probability of one column of every row, in blocks of rows.
+
+    Args:
+        logits (`torch.Tensor` of shape `(rows, width)`): In any floating dtype.
+        columns (`torch.LongTensor` of shape `(rows,)`): Which column.
+        temperature (`float`, *optional*, defaults to 1.0): Of the distribution.
+
+    Returns:
+        `torch.Tensor` of shape `(rows,)`, float32.
+    """
+    rows = _rows(logits)
+    parts = zip(logits.split(rows), columns[:, None].split(rows), strict=True)
+    return torch.cat([(x.float() / temperature).log_softmax(-1).gather(-1, chosen)[:, 0] for x, chosen in parts])
 
 
 def text_mask(tokens: torch.LongTensor, eos_token_ids: frozenset[int]) -> torch.Tensor:

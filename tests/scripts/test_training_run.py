@@ -114,13 +114,11 @@ class Seen(Exception):
     """Ends a calibration before it begins."""
 
 
-@pytest.mark.parametrize(("given", "seed"), [(None, 2), (4, 4)])
-def test_a_drafter_is_calibrated_on_what_its_training_held_out(folders, tmp_path, monkeypatch, given, seed):
-    tiny_eagle3(char_target(), draft_vocab_size=80).save_pretrained(tmp_path / "trained")
-    (tmp_path / "trained" / "training_provenance.json").write_text('{"held_out": {"rows": 3, "seed": 2}}')
+def calibrated_on(folders, tmp_path, monkeypatch, **options) -> list[list[int]]:
+    """The prompts that the drafter in `tmp_path / "trained"` would be calibrated on."""
     seen = []
 
-    def see(target, drafter, prompts, **options):
+    def see(target, drafter, prompts, **rest):
         seen.extend(prompts)
         raise Seen
 
@@ -131,12 +129,18 @@ def test_a_drafter_is_calibrated_on_what_its_training_held_out(folders, tmp_path
         output_dir=str(tmp_path / "finished"),
         target=str(folders / "target"),
         dtype="float32",
-        holdout=3,
-        data_seed=given,
-        seed=11,
+        **options,
     )
     with pytest.raises(Seen):
         finish_drafter.main(arguments)
+    return seen
+
+
+@pytest.mark.parametrize(("given", "seed"), [(None, 2), (4, 4)])
+def test_a_drafter_is_calibrated_on_what_its_training_held_out(folders, tmp_path, monkeypatch, given, seed):
+    tiny_eagle3(char_target(), draft_vocab_size=80).save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained" / "training_provenance.json").write_text('{"held_out": {"rows": 3, "seed": 2}}')
+    seen = calibrated_on(folders, tmp_path, monkeypatch, holdout=3, data_seed=given, seed=11)
     responses, _ = load_all_responses([str(folders / "responses")])
     assert seen == [finish_drafter.prompt_of(row) for row in split_holdout(responses, 3, seed=seed)[1]]
 
@@ -203,26 +207,8 @@ def test_a_finished_drafter_is_calibrated_on_what_its_training_held_out(folders,
     responses, _ = load_all_responses([str(folders / "responses")])
     recorded(tmp_path / "trained", held_out={"rows": 3, "seed": 0})
 
-    class Seen(Exception):
-        pass
-
-    seen, said = [], []
-
-    def see(target, drafter, prompts, **options):
-        seen.extend(prompts)
-        raise Seen
-
-    monkeypatch.setattr(finish_drafter, "calibrate_acceptance", see)
+    said = []
     monkeypatch.setattr(finish_drafter.logger, "warning", said.append)
-    arguments = finish_drafter.FinishArguments(
-        drafter=str(tmp_path / "trained"),
-        responses=[str(folders / "responses")],
-        output_dir=str(tmp_path / "finished"),
-        target=str(folders / "target"),
-        dtype="float32",
-        holdout=given,
-    )
-    with pytest.raises(Seen):
-        finish_drafter.main(arguments)
+    seen = calibrated_on(folders, tmp_path, monkeypatch, holdout=given)
     assert seen == [finish_drafter.prompt_of(row) for row in split_holdout(responses, given or 3, seed=0)[1]]
     assert bool(said) == warned and (not warned or "the training held out 3 rows" in said[0])
