@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0.
 """The Makefile's set-up, and the Python it needs."""
 
+import os
 import re
 import shlex
 import shutil
@@ -23,6 +24,11 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def outside_make() -> dict[str, str]:
+    """The environment without what `make test` hands on to a make below it: that one would speak of its folders."""
+    return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_an_old_python_is_refused_before_anything_is_set_up(tmp_path):
     python = tmp_path / "old-python"
@@ -33,7 +39,7 @@ def test_an_old_python_is_refused_before_anything_is_set_up(tmp_path):
     )
     python.chmod(0o755)
     command = ["make", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}", "quickstart"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "Python >= 3.11 is needed" in done.stderr and "is 3.10" in done.stderr
     assert "made an environment" not in done.stderr
@@ -66,7 +72,8 @@ def test_the_race_is_one_that_bench_takes(assistant, tmp_path):
         *([f"ASSISTANT={assistant}"] if assistant else []),
     ]
     # Nothing is set up again: the mark is newer than what it is made from.
-    done = subprocess.run(["make", "-n", *given, "bench"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    command = ["make", "--no-print-directory", "-n", *given, "bench"]
+    done = subprocess.run(command, cwd=ROOT, env=outside_make(), capture_output=True, text=True, timeout=60)
     command = shlex.split(done.stdout.replace("\\\n", " "))
     assert command[:2] == [f"{tmp_path}/bin/ppow", "bench"], done.stdout + done.stderr
     options = (

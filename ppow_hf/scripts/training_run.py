@@ -187,6 +187,7 @@ def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, fact
                 f"`{training_args.output_dir}` holds the finished drafter of this training: nothing is left to do. "
                 "Ask for more steps or time, or give another `output_dir`."
             )
+            _end(trainer)
             return
         logger.warning(f"Going on from `{resume}`.")
     if trainer.is_world_process_zero():
@@ -197,3 +198,13 @@ def run_training(trainer: DrafterTrainer, training_args: TrainingArguments, fact
     trainer.save_model()
     if training_args.push_to_hub:
         trainer.push_to_hub()
+    _end(trainer)
+
+
+def _end(trainer: DrafterTrainer) -> None:
+    """
+    Takes the processes apart in order. A process that just ends may be aborted by a communication thread of its own,
+    and with it all others, one that is still saving the drafter included.
+    """
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()

@@ -69,6 +69,8 @@ def main(path: str, family: str) -> None:
             tau = [log["eval_acceptance_length"] for log in trainer.state.log_history if "eval_runtime" in log]
             weights = AutoDrafter.from_pretrained(Path(folder) / "saved").state_dict()
             torch.save({"weights": weights, "rewards": logs, "tau": tau}, path)
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

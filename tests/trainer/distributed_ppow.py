@@ -42,6 +42,8 @@ def main(path: str, batch_size: int) -> None:
     if trainer.is_world_process_zero():
         weights = trainer.accelerator.unwrap_model(trainer.model_wrapped).state_dict()
         torch.save({"weights": weights, "logs": kept, "num_processes": trainer.accelerator.num_processes}, path)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

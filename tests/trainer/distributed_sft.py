@@ -45,6 +45,8 @@ def main(path: str, batch_size: int) -> None:
             },
             path,
         )
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
