@@ -85,6 +85,7 @@ def survivor_advantages(
     window_size: int,
     scale: str = "group",
     epsilon: float = 1e-4,
+    valid: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Advantages of the tokens of windows that are verified greedily: a window's reward minus the mean reward of the
@@ -102,6 +103,8 @@ def survivor_advantages(
         scale (`str`, *optional*, defaults to `"group"`): `"group"` divides by the standard deviation of the group's
             rewards, `"none"` does not.
         epsilon (`float`, *optional*, defaults to 1e-4): Added to the standard deviation.
+        valid (`torch.BoolTensor` of shape `(num_starts,)` or `(num_starts, group_size)`, *optional*): As in
+            [`group_advantages`].
 
     Returns:
         `torch.Tensor` of shape `(num_starts, group_size, window_size)`, at least float32: of the accepted tokens and
@@ -111,14 +114,18 @@ def survivor_advantages(
         ValueError: If a shape or `scale` is wrong, there are fewer than two windows in a group, or a reward is not
             finite.
     """
-    group = group_advantages(rewards, scale, epsilon)
+    group = group_advantages(rewards, scale, epsilon, valid)
     if rewards.dim() != 2 or accepted.shape != rewards.shape:
         raise ValueError(
             "`rewards` and `accepted` must have the shape (num_starts, group_size), got "
             f"{tuple(rewards.shape)} and {tuple(accepted.shape)}."
         )
     rewards, accepted = widen(rewards.detach())[..., None], accepted.to(rewards.device)[..., None]
-    reached = accepted >= torch.arange(window_size, device=rewards.device)
+    present = torch.ones_like(accepted, dtype=torch.bool)
+    if valid is not None:
+        present &= valid.to(rewards.device).reshape(len(rewards), -1, 1)
+        rewards = rewards.masked_fill(~present, 0.0)
+    reached = present & (accepted >= torch.arange(window_size, device=rewards.device))
     count = reached.sum(1, keepdim=True)
     mean = torch.where(reached, rewards, 0.0).sum(1, keepdim=True) / count.clamp_min(1)
     # Of the others alone: with itself among them, what few survivors say would count for less.
@@ -128,7 +135,9 @@ def survivor_advantages(
     centred = torch.where(reached & (highest > lowest), centred, 0.0)
     if scale == "none":
         return centred
-    deviation = rewards.std(1, keepdim=True) + epsilon
+    number = present.sum(1, keepdim=True)
+    spread = torch.where(present, rewards - rewards.sum(1, keepdim=True) / number.clamp_min(1), 0.0)
+    deviation = (spread.square().sum(1, keepdim=True) / (number - 1).clamp_min(1)).sqrt() + epsilon
     return torch.where((group != 0).any(1)[:, None, None], centred / deviation, 0.0)
 
 

@@ -8,9 +8,12 @@ Parameters are positional: a keyword is a column of the dataset, whatever its na
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -75,7 +78,7 @@ def combine_rewards(
     Calls the reward functions and sums them up by weight, as `GRPOTrainer` does.
 
     Args:
-        reward_funcs (`list[Callable]`): Reward functions.
+        reward_funcs (`list[Callable]`): Reward functions; asynchronous ones run at the same time.
         reward_weights (`list[float]`, *optional*): One weight for each; all 1 by default.
         **kwargs: Passed to every function, except what a `functools.partial` holds itself. At least one of
             `completion_ids`, `accepted` or `prompts` tells the number of windows.
@@ -230,15 +233,32 @@ def _num_windows(kwargs: dict[str, Any]) -> int:
 def _call_all(reward_funcs: list[Callable], kwargs: dict[str, Any]) -> list[list]:
     """What every function returned, one entry per window."""
     number = _num_windows(kwargs)
-    return [_call(reward_func, number, kwargs) for reward_func in reward_funcs]
+    returned = [_call(reward_func, kwargs) for reward_func in reward_funcs]
+    if any(map(inspect.isawaitable, returned)):
+        # A thread of their own: a notebook has an event loop already, in which none can be run to its end.
+        with ThreadPoolExecutor(1) as pool:
+            returned = pool.submit(asyncio.run, _all_of(returned)).result()
+    return [_checked(func, number, values) for func, values in zip(reward_funcs, returned, strict=True)]
 
 
-def _call(reward_func: Callable, number: int, kwargs: dict[str, Any]) -> list:
-    name = reward_name(reward_func)
+def _call(reward_func: Callable, kwargs: dict[str, Any]) -> Any:
     # The keywords of a call go before those of a partial, which would silently lose what its maker set.
     _, held = unwrap_partial(reward_func)
     given = {"prompts": None, "completions": None, "completion_ids": None, **kwargs}
-    values = reward_func(**{key: value for key, value in given.items() if key not in held})
+    return reward_func(**{key: value for key, value in given.items() if key not in held})
+
+
+async def _all_of(returned: list) -> list:
+    """What was returned, waited for where it is that of an asynchronous function, all at once."""
+
+    async def value(given: Any) -> Any:
+        return await given if inspect.isawaitable(given) else given
+
+    return await asyncio.gather(*map(value, returned))
+
+
+def _checked(reward_func: Callable, number: int, values: Any) -> list:
+    name = reward_name(reward_func)
     values = as_list(name, None, values)
     if len(values) != number:
         raise ValueError(

@@ -191,11 +191,11 @@ class ProximityReward:
         eta (`float`, *optional*, defaults to 0.5): The reward (value ours). 0 switches it off. Below what one accepted
             token earns, `1 / (1 + gamma)` with the speedup reward: where a near miss pays more than a hit, the best
             policy is to be refused.
-        epsilon (`float` or `"median"`, *optional*, defaults to 2.0):
-            Largest gap in nats, exclusive (value ours). A gap is a sum over the window and grows with its size;
-            `"median"` (ours) pays the nearer half of those that are refused together, in one call, whatever the size;
-            those at the least gap where half of them or more are. Of equal gaps none is nearer: then nobody is paid,
-            nor is one refused window alone.
+        epsilon (`float` or `"median"`, *optional*, defaults to `"median"`):
+            Largest gap in nats, exclusive (the paper gives no value). A gap is a sum over the window and grows with
+            its size; `"median"` (ours) pays the nearer half of those that are refused together, in one call, whatever
+            the size; those at the least gap where half of them or more are. Of equal gaps none is nearer: then nobody
+            is paid, nor is one refused window alone.
 
     Raises:
         ValueError: If `eta` is negative or `epsilon` is neither above 0 nor `"median"`.
@@ -203,7 +203,7 @@ class ProximityReward:
 
     __name__ = "proximity_reward"
 
-    def __init__(self, eta: float = 0.5, epsilon: float | str = 2.0):
+    def __init__(self, eta: float = 0.5, epsilon: float | str = MEDIAN):
         if not is_number(eta) or eta < 0:
             raise ValueError(f"`eta` must be a number of at least 0, got {eta!r}.")
         if epsilon != MEDIAN and (not is_number(epsilon) or epsilon <= 0):
@@ -225,6 +225,7 @@ class ProximityReward:
         """
         Args:
             target_gap (`list[float]`): `Delta` of every window, in nats. Looked at only where `k = 0`; may be `inf`.
+                Not needed with an `eta` of 0.
             accepted (`list[float]`, *optional*): `k` of every window; says where `k = 0` without `first_rejected`.
             first_rejected (`list[bool]`, *optional*): Whether `k = 0`. Needed when `accepted` is fractional.
 
@@ -244,6 +245,8 @@ class ProximityReward:
                 )
             first_rejected = [k == 0 for k in accepted]
         first_rejected = [bool(r) for r in as_list(name, "first_rejected", first_rejected)]
+        if not self.eta:
+            return [0.0 if rejected else None for rejected in first_rejected]
         gaps = as_list(name, "target_gap", target_gap)
         if len(gaps) != len(first_rejected):
             raise ValueError(

@@ -17,6 +17,7 @@ from .drafter_trainer import DrafterTrainer
 from .feature_cache import FeatureCache
 from .positions import learned_positions
 from .precision_check import warn_of_emulated_bfloat16
+from .start_checks import check_configuration
 from .step_scoring import StepScoring
 from .target_pass import TargetPass
 from .text_checks import check_learnable, check_texts
@@ -72,6 +73,7 @@ class DrafterSFTTrainer(DrafterTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         args = args if args is not None else DrafterSFTConfig("drafter-sft")
+        check_configuration(args, DrafterSFTConfig, type(self).__name__)
         if args.feature_cache_dir is not None and isinstance(train_dataset, IterableDataset):
             raise ValueError(
                 "`feature_cache_dir` keeps the states of every row of `train_dataset`, which is streamed: its rows "

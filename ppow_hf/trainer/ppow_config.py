@@ -73,10 +73,10 @@ class PPOWConfig(DrafterTrainingConfig):
             eta of the proximity reward; 0 turns it off (value ours: the paper gives none). Below the reward of one
             accepted token, `1 / (1 + cost_ratio)`: from there on a window that is refused at once is worth more than
             one that is not, and short windows learn to be refused.
-        proximity_epsilon (`float` or `str`, *optional*, defaults to 2.0):
-            epsilon of the proximity reward, in nats (value ours), or `"median"` (ours): the nearer half of the windows
-            that are refused in one micro-batch of one process. The gap is a sum over the window, so that a number fits
-            one `window_size`: of windows of 10 hardly any comes within 2 nats
+        proximity_epsilon (`float` or `str`, *optional*, defaults to `"median"`):
+            epsilon of the proximity reward, in nats (paper, which gives no value), or `"median"` (ours): the nearer
+            half of the windows that are refused in one micro-batch of one process. The gap is a sum over the window:
+            a number fits one `window_size`, and of windows of 10 hardly any comes within 2 nats
             (`trainers/recipes/smollm2/proximity_gap.py`). With the median what a window earns depends on the
             micro-batch it is in: another `per_device_train_batch_size`, more accumulation or other processes make it
             another reward, and of two refused windows alone in theirs one is paid whatever its gap. One alone is not,
@@ -84,7 +84,8 @@ class PPOWConfig(DrafterTrainingConfig):
         reward_weights (`list[float]`, *optional*):
             One weight per reward function; all 1 by default.
         scale_rewards (`str`, *optional*, defaults to `"group"`):
-            `"group"` divides advantages by the standard deviation of their group (paper), `"none"` does not.
+            `"group"` divides advantages by the standard deviation of their group (paper), `"none"` does not. `True`
+            and `False` are taken for them, as in `GRPOConfig`.
         baseline (`str`, *optional*, defaults to `"group"`):
             What a window's reward is compared with: the mean of its group (paper), or token by token with the other
             windows that were accepted as far, `"survivors"` (ours, see [`~ppow_hf.rl.survivor_advantages`]; with
@@ -141,7 +142,7 @@ class PPOWConfig(DrafterTrainingConfig):
     cost_ratio: str = field(default=0.12, metadata={"help": "gamma, one draft step in target steps, or 'measured'."})
     proximity_eta: float = field(default=0.5, metadata={"help": "eta of the proximity reward, 0 for none."})
     proximity_epsilon: str = field(
-        default=2.0, metadata={"help": "epsilon of the proximity reward, in nats, or 'median': the nearer half."}
+        default=MEDIAN, metadata={"help": "epsilon of the proximity reward, in nats, or 'median': the nearer half."}
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight per reward function; all 1 by default."}
@@ -181,6 +182,11 @@ class PPOWConfig(DrafterTrainingConfig):
                 'name "eval_speedup_predicted".'
             )
         super().__post_init__()
+        if self.metric_for_best_model == "loss":  # which transformers fills in for a schedule that goes by a figure
+            raise ValueError(
+                f"`lr_scheduler_type` is {str(self.lr_scheduler_type.value)!r}, which goes by the acceptance length "
+                "on held-out prompts, but `eval_decode_prompts` is 0. Set it to the number of prompts to decode."
+            )
         if self.num_iterations > 1:
             self._check_iterations()
 
@@ -196,6 +202,8 @@ class PPOWConfig(DrafterTrainingConfig):
         if self.uniform_share > 1:
             raise ValueError(f"`uniform_share` must be in [0, 1], got {self.uniform_share}.")
         if self.reward_weights is not None:
+            if not isinstance(self.reward_weights, list | tuple):
+                raise ValueError(f"`reward_weights` must be a list of numbers, got {self.reward_weights!r}.")
             for weight in self.reward_weights:
                 self._check_number("reward_weights", weight, negative=True)
         self._check_number_or_word("cost_ratio", "measured")
@@ -228,6 +236,9 @@ class PPOWConfig(DrafterTrainingConfig):
             )
 
     def _check_choices(self) -> None:
+        # What GRPOConfig takes as well.
+        if isinstance(self.scale_rewards, bool):
+            self.scale_rewards = "group" if self.scale_rewards else "none"
         for name, choices in (
             ("acceptance", ACCEPTANCES),
             ("scale_rewards", ADVANTAGE_SCALES),

@@ -35,12 +35,13 @@ from .reward_checks import (
     is_ours,
     needs_cost_model,
     rewards_of_run,
+    warn_of_missing_texts,
     warn_of_rewarded_refusals,
     warn_of_unread_settings,
 )
 from .reward_inputs import RewardLog
 from .skipped_rows import SkippedRows
-from .start_checks import check_rows_repeat
+from .start_checks import check_configuration, check_rows_repeat
 from .step_clock import StepClock
 from .weighted_means import summed_over_processes
 from .window_checks import check_windows
@@ -69,7 +70,7 @@ class PPOWTrainer(DrafterTrainer):
     first of them is learned from, and kept until the last one is, and sums are divided by what the whole step counts.
     Two things are of a micro-batch on its process all the same: the draws (another split draws other windows, by the
     same law), and what reward functions see. Those of the library judge every window by itself, except the proximity
-    reward with `proximity_epsilon="median"`, whose threshold is the median of one micro-batch.
+    reward, whose threshold `proximity_epsilon="median"`, the default, takes from one micro-batch.
 
     Dropout is off, in the loss as in the rollouts: the policy whose log-probabilities are raised is the one that
     drafted the windows, and decodes.
@@ -130,6 +131,7 @@ class PPOWTrainer(DrafterTrainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ):
         args = args if args is not None else PPOWConfig("ppow-drafter")
+        check_configuration(args, PPOWConfig, type(self).__name__)
         kept_columns = None if reward_funcs is not None else ()
         self.reward_funcs = rewards_of_run(reward_funcs, args)
         check_rows_repeat(train_dataset, args.num_iterations)
@@ -152,6 +154,7 @@ class PPOWTrainer(DrafterTrainer):
         warn_of_emulated_bfloat16(self.accelerator)
         check_windows(self, self.target_model, model)
         warn_of_unread_settings(self.reward_funcs, args)
+        warn_of_missing_texts(self.reward_funcs, processing_class)
         self._find_costs(model, cost_model)
         warn_of_rewarded_refusals(
             self.reward_funcs,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from transformers.utils import logging
 
 from ..generation import CostModel
 from ..rl import ProximityReward, measured_speedup_reward, speedup_reward, unwrap_partial
-from ..rl.reward_combination import check_reward_funcs
+from ..rl.reward_combination import check_reward_funcs, reward_name
 
 if TYPE_CHECKING:
     from .ppow_config import PPOWConfig
@@ -46,9 +47,10 @@ def is_ours(reward_func: Callable) -> bool:
     return getattr(unwrap_partial(reward_func)[0], "__module__", None) == _OURS
 
 
-def is_proximity(reward_func: Callable) -> bool:
-    """Whether a reward function is the proximity reward."""
-    return isinstance(unwrap_partial(reward_func)[0], ProximityReward)
+def reads_gap(reward_func: Callable) -> bool:
+    """Whether a reward function may read Delta: a proximity reward that is not switched off, or an unknown one."""
+    function, _ = unwrap_partial(reward_func)
+    return bool(function.eta) if isinstance(function, ProximityReward) else not is_ours(reward_func)
 
 
 def needs_cost_model(reward_funcs: Sequence[Callable]) -> bool:
@@ -76,6 +78,7 @@ def warn_of_rewarded_refusals(
     """
     weights = [1.0] * len(reward_funcs) if reward_weights is None else reward_weights
     miss = hit = 0.0
+    judges_accepted = False
     for reward_func, weight in zip(reward_funcs, weights, strict=True):
         function, held = unwrap_partial(reward_func)
         if isinstance(function, ProximityReward):
@@ -84,16 +87,43 @@ def warn_of_rewarded_refusals(
             facts = {"window_size": window_size, "cost_ratio": cost_ratio, "cost_model": cost_model, **held}
             none, one = function(**{**facts, "accepted": [0, 1]})
             hit += weight * (one - none)
-    if hit > 0 and miss >= hit:
+            judges_accepted = True
+    # Where nothing judges accepted windows, they are left out of their group, and refused ones compared alone.
+    if judges_accepted and miss > 0 and miss >= hit:
+        remedy = f"Set `proximity_eta` below {hit:.3g}, {_example(hit)} for example."
+        if hit <= 0:
+            remedy = "Give the speedup reward a weight above 0 in `reward_weights`, or take the proximity reward out."
         logger.warning(
             f"A window that is refused at once but close to the target's earns {miss:.3g} (`proximity_eta`), one "
-            f"accepted token {hit:.3g}: training will prefer refused windows to short accepted ones. Set "
-            f"`proximity_eta` below {hit:.3g}, {_example(hit)} for example."
+            f"accepted token {hit:.3g}: training will prefer refused windows to short accepted ones. {remedy}"
         )
 
 
 def _example(hit: float) -> str:
     return "0.5" if hit > 0.5 else f"{hit / 2:.2g}"
+
+
+def warn_of_missing_texts(reward_funcs: Sequence[Callable], processing_class: Any) -> None:
+    """
+    Warns of reward functions that take texts, where there is no tokenizer to make them (ours).
+
+    Args:
+        reward_funcs (`Sequence[Callable]`): Reward functions.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*): The tokenizer.
+    """
+    if processing_class is not None:
+        return
+    for reward_func in reward_funcs:
+        try:
+            taken = {"prompts", "completions"} & set(inspect.signature(reward_func).parameters)
+        except (TypeError, ValueError):  # something built in, which says nothing of its parameters
+            continue
+        if taken and not is_ours(reward_func):
+            logger.warning(
+                f"The reward function {reward_name(reward_func)} takes {' and '.join(map(repr, sorted(taken)))}, "
+                "which are None: there is no tokenizer to make them with. Give `processing_class`; `completion_ids` "
+                "are there without."
+            )
 
 
 def warn_of_unread_settings(reward_funcs: Sequence[Callable], args: PPOWConfig) -> None:

@@ -50,17 +50,33 @@ def warn_of_what_goes_unnoticed(args: DrafterTrainingConfig) -> None:
         )
 
 
-def check_models(model: Any, target: PreTrainedModel) -> None:
+def check_configuration(args: Any, wanted: type[DrafterTrainingConfig], trainer: str) -> None:
+    """
+    Raises:
+        ValueError: If `args` is another trainer's configuration, or none.
+    """
+    if not isinstance(args, wanted):
+        raise ValueError(f"`args` of {trainer} must be a `{wanted.__name__}`, got {type(args).__name__}.")
+
+
+def check_models(model: Any, target: Any) -> None:
     """
     Ties a drafter to its target.
 
     Raises:
-        ValueError: If it is no drafter, or none for this target.
+        ValueError: If it is no drafter, or none for this target, or the target is no model.
     """
     if not isinstance(model, DrafterModel):
+        remedy = "Build one with `from_target(target)`"
+        remedy += f", or load `AutoDrafter.from_pretrained({model!r})`." if isinstance(model, str) else "."
         raise ValueError(
-            f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. Build "
-            "one with `from_target(target)`."
+            f"`model` must be a drafter (`Eagle3Drafter`, `CausalLMDrafter`), got {type(model).__name__}. {remedy}"
+        )
+    if not isinstance(target, PreTrainedModel):
+        given = repr(target) if isinstance(target, str) else type(target).__name__
+        raise ValueError(
+            f"`target_model` must be a loaded model of transformers, got {given}. Load it with "
+            "`AutoModelForCausalLM.from_pretrained(...)`."
         )
     if next(model.parameters(), None) is None:
         raise ValueError(
@@ -134,6 +150,8 @@ def check_columns(dataset: Dataset | IterableDataset, name: str) -> None:
             f"`{name}` must be one `datasets.Dataset`, got {sorted(dataset) if several else type(dataset).__name__}. "
             f"{remedy}"
         )
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise ValueError(f"`{name}` has no rows. Give one that has, or none at all.")
     columns = columns_of(dataset)
     missing = {"input_ids", "loss_mask"} - set(columns)
     if missing:

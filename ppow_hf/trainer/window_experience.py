@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..drafters import DrafterModel
 from ..generation import CostModel
@@ -40,9 +41,11 @@ from ..rl import (
 )
 from ..row_blocks import rows_per_block
 from .ppow_config import PPOWConfig
-from .reward_checks import is_ours, is_proximity
+from .reward_checks import is_ours, reads_gap
 from .reward_inputs import texts_of_windows
 from .window_metrics import Metrics, acceptance_metrics, reward_metrics, selection_metrics
+
+logger = logging.get_logger(__name__)
 
 # Positions whose vocabulary is projected at a time, on a CPU.
 _PROJECTED = 256
@@ -123,7 +126,7 @@ class ExperienceMaker:
         self.reward_kwargs = reward_kwargs
         self.seconds: dict[str, float] = {}
         # The target's own windows cost passes of their own, which only the proximity reward (or an unknown one) needs.
-        self.needs_gap = any(is_proximity(f) or not is_ours(f) for f in self.reward_funcs)
+        self.needs_gap = any(map(reads_gap, self.reward_funcs))
         self.needs_texts = not all(map(is_ours, self.reward_funcs))
 
     @contextmanager
@@ -359,10 +362,17 @@ class ExperienceMaker:
         args = self.args
         total, table, by_token = combine_all_rewards(self.reward_funcs, args.reward_weights, args.window_size, **facts)
         groups = total.view(-1, args.num_generations)
-        advantages = group_advantages(groups, args.scale_rewards).flatten()
+        # As in GRPOTrainer: a window that no function has judged is no bad one.
+        judged = ~table.isnan().all(-1).view(groups.shape)
+        if not judged.all():
+            logger.warning_once(
+                "Every function of `reward_funcs` returned None for some windows. These have no advantage, and are "
+                "left out of the mean of their group and of the logged reward."
+            )
+        advantages = group_advantages(groups, args.scale_rewards, valid=judged).flatten()
         if args.baseline == "survivors":
             survivors = survivor_advantages(
-                groups, refused_at.cpu().view(groups.shape), args.window_size, args.scale_rewards
+                groups, refused_at.cpu().view(groups.shape), args.window_size, args.scale_rewards, valid=judged
             ).flatten(0, 1)
             # A group that was refused as a whole has one state, its start, and no token of it alone to tell apart.
             refused = self._refused_groups(refused_at)
@@ -370,13 +380,13 @@ class ExperienceMaker:
                 survivors if refused is None else torch.where(refused.cpu()[:, None], advantages[:, None], survivors)
             )
         if by_token is not None:
-            valid = mask.cpu().view(*groups.shape, args.window_size)
+            valid = mask.cpu().view(*groups.shape, args.window_size) & judged[..., None]
             by_token = by_token.view(valid.shape)
             per_token = group_advantages(by_token, args.scale_rewards, valid=valid)
             advantages = (advantages if advantages.dim() == 2 else advantages[:, None]) + per_token.flatten(0, 1)
             # What is logged of a window is the mean of its tokens.
             groups = groups + (by_token * valid).sum(-1) / valid.sum(-1).clamp_min(1)
-        metrics |= reward_metrics(self.reward_funcs, table, groups, advantages)
+        metrics |= reward_metrics(self.reward_funcs, table, groups, advantages, judged)
         return advantages
 
     def _reach(

@@ -47,25 +47,38 @@ def acceptance_metrics(survived: torch.Tensor) -> Metrics:
 
 
 def reward_metrics(
-    reward_funcs: Sequence[Callable], table: torch.Tensor, rewards: torch.Tensor, advantages: torch.Tensor
+    reward_funcs: Sequence[Callable],
+    table: torch.Tensor,
+    rewards: torch.Tensor,
+    advantages: torch.Tensor,
+    judged: torch.Tensor,
 ) -> Metrics:
     """
+    The reward and its spread in a group, groups that teach nothing, and every function's mean, standard deviation (in
+    a micro-batch) and share of windows.
+
     Args:
         reward_funcs (`Sequence[Callable]`): Reward functions.
         table (`torch.Tensor` of shape `(N, len(reward_funcs))`): What each returned; NaN where it does not apply.
         rewards (`torch.Tensor` of shape `(S, G)`): Rewards of the windows, in groups.
         advantages (`torch.Tensor` of shape `(N,)` or `(N, K)`): What became of them.
+        judged (`torch.BoolTensor` of shape `(S, G)`): Windows that a function has judged; others have no reward.
     """
     starts = float(len(rewards))
+    compared = judged.sum(-1) > 1
+    spreads = [float(row[there].std()) for row, there in zip(rewards[compared], judged[compared], strict=True)]
     # By the advantages: those of equal rewards are exactly 0, whereas their deviation is not always, in float32.
     flat = (advantages.reshape(len(rewards), -1) == 0).all(-1)
     metrics = {
-        "reward": (float(rewards.sum()), float(rewards.numel())),
-        "reward_std": (float(rewards.std(-1).sum()), starts),
+        "reward": (float(rewards[judged].sum()), float(judged.sum())),
+        "reward_std": (sum(spreads), float(len(spreads))),
         "flat_groups": (float(flat.sum()), starts),
     }
     for name, column in zip(reward_names(reward_funcs), table.unbind(-1), strict=True):
         applies = ~column.isnan()
-        metrics[f"rewards/{name}/mean"] = (float(column[applies].sum()), float(applies.sum()))
-        metrics[f"rewards/{name}/share"] = (float(applies.sum()), float(len(table)))
+        count = float(applies.sum())
+        metrics[f"rewards/{name}/mean"] = (float(column[applies].sum()), count)
+        if count > 1:
+            metrics[f"rewards/{name}/std"] = (count * float(column[applies].std()), count)
+        metrics[f"rewards/{name}/share"] = (count, float(len(table)))
     return metrics

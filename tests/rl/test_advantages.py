@@ -92,6 +92,19 @@ def test_survivors_by_hand():
     torch.testing.assert_close(scaled, found / (statistics.stdev([0.0, 1.0, 1.0, 3.0]) + 0.5))
 
 
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_survivors_without_the_windows_that_are_missing(scale):
+    """As though the others had been the whole group."""
+    nan = float("nan")
+    rewards, accepted = torch.tensor([[0.0, nan, 1.0, 1.0, 3.0]]), torch.tensor([[0, 3, 1, 1, 2]])
+    found = survivor_advantages(rewards, accepted, 3, scale, valid=~rewards.isnan())
+    there = [0, 2, 3, 4]
+    expected = survivor_advantages(rewards[:, there], accepted[:, there], 3, scale)
+    torch.testing.assert_close(found[:, there], expected)
+    assert (found[:, 1] == 0).all() and (expected != 0).any()
+    assert (survivor_advantages(rewards, accepted, 3, scale, valid=torch.tensor([False])) == 0).all()
+
+
 def test_survivors_of_equal_reward_teach_nothing():
     rewards = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.1, 2.0, 2.0]])
     found = survivor_advantages(rewards, torch.tensor([[1, 1, 1], [0, 2, 2]]), 2)

@@ -1,5 +1,6 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
+import asyncio
 import functools
 import math
 
@@ -80,9 +81,46 @@ def test_proximity_threshold_is_exclusive_and_unused_gaps_are_not_looked_at():
 
 def test_proximity_with_expected_lengths_goes_by_the_first_token():
     arguments = {"target_gap": [0.5, 0.5], "accepted": [0.01, 0.4]}
-    assert proximity_reward(**arguments, first_rejected=torch.tensor([False, True])) == [None, 0.5]
+    near = ProximityReward(epsilon=2.0)
+    assert near(**arguments, first_rejected=torch.tensor([False, True])) == [None, 0.5]
     with pytest.raises(ValueError, match="Pass `first_rejected`"):
-        proximity_reward(**arguments)
+        near(**arguments)
+
+
+def test_proximity_that_is_switched_off_needs_no_gaps():
+    assert ProximityReward(eta=0)(accepted=[0, 2, 0]) == [0.0, None, 0.0]
+    with pytest.raises(ValueError, match="`target_gap`"):
+        ProximityReward()(accepted=[0, 2, 0])
+
+
+def test_asynchronous_functions_run_at_the_same_time():
+    """Each waits for the other, as two calls of a server's would if they were not."""
+    here: list[asyncio.Event] = []
+
+    async def first(accepted, **kwargs):
+        here.append(asyncio.Event())
+        await asyncio.wait_for(here[0].wait(), 10)
+        return [float(k) for k in accepted]
+
+    async def second(accepted, **kwargs):
+        here[0].set()
+        return [None if k else 10.0 for k in accepted]
+
+    async def in_a_notebook():
+        return combine_rewards([first, second, speedup_reward], [1.0, 2.0, 4.0], accepted=[0, 3], cost_ratio=1.0)
+
+    for total, table in (
+        combine_rewards([first, second, speedup_reward], [1.0, 2.0, 4.0], accepted=[0, 3], cost_ratio=1.0),
+        asyncio.run(in_a_notebook()) if not here.clear() else None,
+    ):
+        assert total.tolist() == [20.0, 3.0 + 4 * 0.75]
+        assert table[0].tolist() == [0.0, 10.0, 0.0] and table[1, 1].isnan()
+
+    async def short(accepted, **kwargs):
+        return [1.0]
+
+    with pytest.raises(ValueError, match="short returned 1 rewards for 2 windows"):
+        combine_rewards([short], accepted=[0, 3])
 
 
 def test_proximity_separates_windows_where_speedup_cannot():

@@ -51,7 +51,8 @@ def test_without_decoding_there_is_nothing_to_choose_by(cls, tmp_path):
 def test_a_plateau_of_the_acceptance_length_is_no_rise(cls, tmp_path):
     values = {**EVERY_FIVE_STEPS, "lr_scheduler_type": "reduce_lr_on_plateau"}
     assert config(cls, tmp_path, **values).lr_scheduler_kwargs == {"mode": "max"}
-    assert config(cls, tmp_path, **values, eval_decode_prompts=0).lr_scheduler_kwargs == {"mode": "min"}
+    if cls is DrafterSFTConfig:  # which has a loss on held-out rows
+        assert config(cls, tmp_path, **values, eval_decode_prompts=0).lr_scheduler_kwargs == {"mode": "min"}
     given = config(cls, tmp_path, **values, lr_scheduler_kwargs={"mode": "min", "patience": 3})
     assert given.lr_scheduler_kwargs == {"mode": "min", "patience": 3}
 

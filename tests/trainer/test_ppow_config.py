@@ -34,7 +34,7 @@ def config(tmp_path, **values) -> PPOWConfig:
         ("anchor_weight", [-0.5, NAN]),
         ("uniform_share", [-0.1, 1.1, NAN]),
         ("adaw_warmup", [-0.1, NAN, INF, 2.5]),
-        ("reward_weights", [[1.0, NAN], [None], ["1"]]),
+        ("reward_weights", [[1.0, NAN], [None], ["1"], 1.0]),
         ("eval_decode_prompts", [-1, 2.0]),
         ("eval_decode_new_tokens", [1, 0]),
         ("early_stopping_patience", [0, -1, 1.5]),
@@ -43,7 +43,7 @@ def config(tmp_path, **values) -> PPOWConfig:
         ("acceptance", ["argmax", None]),
         ("credit", ["token", None]),
         ("baseline", ["mean", None]),
-        ("scale_rewards", ["batch", True]),
+        ("scale_rewards", ["batch", 1.0, None]),
         ("kl_direction", ["both", None]),
         ("kl_weighting", ["position"]),
         ("eval_window", ["always", "fixed:0", "fixed:five", "confidence:2", ""]),
@@ -147,6 +147,18 @@ def test_every_field_is_documented_and_has_a_help_text():
         if field.name in own:
             assert f"        {field.name} (" in PPOWConfig.__doc__, field.name
             assert field.metadata.get("help"), field.name
+
+
+@pytest.mark.parametrize(("given", "held"), [(True, "group"), (False, "none"), ("none", "none")])
+def test_advantages_are_scaled_as_grpo_says_it(tmp_path, given, held):
+    assert config(tmp_path, scale_rewards=given).scale_rewards == held
+
+
+def test_a_schedule_that_goes_by_a_figure_needs_one(tmp_path):
+    plateau = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 5}
+    assert config(tmp_path, **plateau).metric_for_best_model == "eval_acceptance_length"
+    with pytest.raises(ValueError, match="`lr_scheduler_type` .* but `eval_decode_prompts` is 0"):
+        config(tmp_path, **plateau, eval_decode_prompts=0)
 
 
 @pytest.mark.parametrize(("given", "held"), [("median", "median"), ("3.5", 3.5), (4, 4)])

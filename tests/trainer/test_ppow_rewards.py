@@ -3,6 +3,7 @@
 """Reward functions and ablations of the reinforcement-learning stage, through the trainer."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import TrainerCallback
 
 from ppow_hf import CostModel
 from ppow_hf.rl import measured_speedup_reward, speedup_reward, token_agreement_reward
-from ppow_hf.trainer import PPOWTrainer
+from ppow_hf.trainer import PPOWTrainer, window_experience
 from tests.testing_utils import tiny_eagle3, tiny_target
 from tests.trainer.common import token_rows
 from tests.trainer.naive_ppow import NaivePPOW, groups_of
@@ -243,6 +244,43 @@ def test_the_token_level_baseline(tmp_path):
     assert uneven > 0
     trainer.train()
     assert "rewards/token_agreement_reward/mean" in training_logs(trainer)[0]
+
+
+@pytest.mark.parametrize("baseline", ["group", "survivors"])
+def test_windows_that_no_function_judges_have_no_part_in_it(tmp_path, baseline, caplog):
+    """As in `GRPOTrainer`: None is no reward of 0."""
+    kept: list[list] = []
+
+    def of_short_ones(accepted, **kwargs):
+        kept.append([None if k > 1 else 1.0 + k for k in accepted])
+        return kept[-1]
+
+    options = {"baseline": baseline, "credit": "prefix", "scale_rewards": "none", "num_generations": 8, **QUIET}
+    trainer = ppow_trainer(tmp_path, reward_funcs=[of_short_ones], **options)
+    window_experience.logger.warning_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        experience = make_experience(trainer, token_rows(4))
+    rewards = torch.tensor([math.nan if r is None else r for r in kept[0]])
+    judged = ~rewards.isnan()
+    assert 0 < judged.sum() < len(rewards)
+    assert "returned None for some windows" in caplog.text
+    first = experience.advantages[:, 0].view(-1, 8)
+    groups = rewards.view(-1, 8)
+    mean = groups.nanmean(1, keepdim=True)
+    expected = groups - mean
+    if baseline == "survivors":
+        # All windows have reached their first token; a group that was refused as a whole goes by its mean.
+        count = (~groups.isnan()).sum(1, keepdim=True)
+        scale = torch.where((groups == 1).all(1, keepdim=True), 1.0, count / (count - 1))
+        expected = expected * scale
+    alone = (~groups.isnan()).sum(1) < 2
+    expected[alone] = 0
+    torch.testing.assert_close(first, expected.nan_to_num(0.0), rtol=1e-5, atol=1e-6)
+    assert (first != 0).any()
+    found = {name: total / count for name, (total, count) in experience.metrics.items()}
+    assert found["reward"] == pytest.approx(float(rewards.nanmean()))
+    assert found["rewards/of_short_ones/share"] == pytest.approx(float(judged.float().mean()))
+    assert found["rewards/of_short_ones/std"] == pytest.approx(float(rewards[judged].std()))
 
 
 COSTS = {"gamma": 0.05}

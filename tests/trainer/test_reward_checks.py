@@ -10,6 +10,7 @@ from ppow_hf.rl import ProximityReward, measured_speedup_reward, speedup_reward,
 from ppow_hf.trainer.reward_checks import (
     is_ours,
     needs_cost_model,
+    warn_of_missing_texts,
     warn_of_rewarded_refusals,
     warn_of_unread_settings,
 )
@@ -38,6 +39,8 @@ def own_reward(accepted, **kwargs):
         ([functools.partial(measured_speedup_reward, cost_model=CostModel(0.0)), ProximityReward(0.7)], None, False),
         ([functools.partial(speedup_reward), functools.partial(ProximityReward(0.8))], None, True),
         ([speedup_reward], None, False),
+        ([speedup_reward, ProximityReward(0.5)], [0.0, 1.0], True),
+        ([speedup_reward, ProximityReward(0.5)], [1.0, 0.0], False),
         ([ProximityReward(5.0)], None, False),
         ([token_agreement_reward, ProximityReward(5.0)], None, False),
     ],
@@ -63,7 +66,7 @@ NEAR = ProximityReward(0.3, 4.0)
     ("rewards", "settings", "says"),
     [
         ([speedup_reward], {"proximity_eta": 0.3}, "`proximity_eta=0.3` is not used.*holds none"),
-        ([speedup_reward], {"proximity_epsilon": "median"}, "`proximity_epsilon='median'` is not used"),
+        ([speedup_reward], {"proximity_epsilon": 3.5}, "`proximity_epsilon=3.5` is not used"),
         ([own_reward], {"proximity_eta": 0.3, "proximity_epsilon": 4.0}, "`proximity_eta=0.3` and .* are not used"),
         ([speedup_reward, NEAR], {"proximity_eta": 0.4}, "holds one with eta=0.3, epsilon=4.0"),
         ([speedup_reward, NEAR], {"proximity_eta": 0.0}, "`proximity_eta=0.0` is not used"),
@@ -86,6 +89,43 @@ def test_settings_that_no_reward_goes_by_are_warned_of(tmp_path, caplog, rewards
         warn_of_unread_settings(rewards, ppow_args(tmp_path, **settings))
     assert ("not used" in caplog.text) == (says is not None)
     assert says is None or re.search(says, caplog.text), caplog.text
+
+
+def reads_texts(prompts, completions, **kwargs):
+    return [float(len(text)) for text in completions]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "tokenizer", "warns"),
+    [
+        ([reads_texts], None, True),
+        ([speedup_reward, functools.partial(reads_texts)], None, True),
+        ([reads_texts], object(), False),
+        ([own_reward, speedup_reward, max], None, False),
+    ],
+)
+def test_a_warning_where_texts_are_read_that_nobody_makes(caplog, rewards, tokenizer, warns):
+    with caplog.at_level("WARNING"):
+        warn_of_missing_texts(rewards, tokenizer)
+    assert ("reads_texts takes 'completions' and 'prompts', which are None" in caplog.text) == warns
+
+
+def test_the_trainer_warns_of_missing_texts(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        ppow_trainer(tmp_path, reward_funcs=[reads_texts], **QUIET)
+    assert "Give `processing_class`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rewards", "reads"),
+    [
+        ([speedup_reward, ProximityReward()], True),
+        ([speedup_reward, ProximityReward(0)], False),
+        ([functools.partial(own_reward)], True),
+    ],
+)
+def test_delta_is_made_for_those_who_read_it(tmp_path, rewards, reads):
+    assert ppow_trainer(tmp_path, reward_funcs=rewards, **QUIET).experience_maker.needs_gap == reads
 
 
 def test_the_trainer_warns_of_unread_settings(tmp_path, caplog):

@@ -5,11 +5,11 @@
 import pytest
 import torch
 
-from ppow_hf import AutoDrafter, LookupDrafter
+from ppow_hf import AutoDrafter, DrafterSFTTrainer, LookupDrafter, PPOWTrainer
 from ppow_hf.trainer.start_checks import check_streams
 from tests.testing_utils import tiny_causal_drafter, tiny_eagle3, tiny_target
-from tests.trainer.common import sft_trainer, token_rows
-from tests.trainer.ppow_common import QUIET, ppow_trainer
+from tests.trainer.common import sft_args, sft_trainer, token_rows
+from tests.trainer.ppow_common import QUIET, ppow_args, ppow_trainer
 
 TRAINERS = [sft_trainer, ppow_trainer]
 
@@ -39,6 +39,33 @@ def test_a_drafter_without_weights_is_refused(tmp_path, make_trainer):
     target = tiny_target()
     with pytest.raises(ValueError, match="`model` is a `LookupDrafter`, which has no weights to train"):
         make_trainer(tmp_path, LookupDrafter.from_target(target), target)
+
+
+@pytest.mark.parametrize("make_trainer", TRAINERS)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"drafter": "org/drafter"}, r"`model` must be a drafter .* `AutoDrafter.from_pretrained\('org/drafter'\)`"),
+        ({"target": "org/target", "drafter": 0}, "`target_model` must be a loaded model .* got 'org/target'"),
+        ({"eval_dataset": token_rows(2).select([])}, "`eval_dataset` has no rows"),
+        ({"dataset": token_rows(2).select([])}, "`train_dataset` has no rows"),
+    ],
+)
+def test_what_is_no_model_or_no_data(tmp_path, make_trainer, given, message):
+    if given.get("drafter") == 0:
+        given = {**given, "drafter": tiny_eagle3(tiny_target(), draft_vocab_size=48)}
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "args", "wanted"),
+    [(PPOWTrainer, sft_args, "PPOWConfig"), (DrafterSFTTrainer, ppow_args, "DrafterSFT")],
+)
+def test_the_configuration_of_another_trainer(tmp_path, trainer, args, wanted):
+    target = tiny_target()
+    with pytest.raises(ValueError, match=f"`args` of {trainer.__name__} must be a `{wanted}"):
+        trainer(tiny_eagle3(target), target, args(tmp_path), token_rows())
 
 
 def test_a_stream_is_for_one_process():
