@@ -25,6 +25,12 @@ class LookupState(DrafterState):
     rows: list[Any] = field(default_factory=list)
     window: list[list[int]] = field(default_factory=list)
 
+    def drop_draft(self, keep: int = 0) -> None:
+        super().drop_draft(keep)
+        for index, window in zip(self.rows, self.window, strict=True):
+            index.extend(window[:keep])
+        self.window = [[] for _ in self.rows]
+
 
 class LookupDrafter(DrafterModel):
     """

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..json_files import read_json_object
 from ..whole_files import write_json_whole
 from .aggregate import BOOTSTRAP, calibration_rows, compare_with_fixed, result_row, summarize
-from .contention import disturbed
+from .contention import disturbed_runs
 from .environment import describe_environment
 from .methods import (
     DEFAULT_METHODS,
@@ -194,7 +194,7 @@ def run_benchmark(
 
     results = _results(arguments, log.records, float32_records, seed)
     results["measured"] = {"prompts": len(runner.prompts()), "of": len(examples) * len(temperature_list)}
-    results["disturbed"] = _disturbed_runs(runner.prompts())
+    results["disturbed"] = disturbed_runs(runner.prompts())
     results["trace"] = picture
     if len(runner.prompts()) == before and (oracle := _oracle_of(output_dir / "results.json")) is not None:
         results["oracle"] = oracle  # its texts and costs are still those of the benchmark
@@ -248,13 +248,6 @@ def _results(arguments, records, float32_records, seed) -> dict[str, Any]:
 def _oracle_of(path: Path) -> dict[str, Any] | None:
     """What [`add_oracle`] has added to a benchmark's results."""
     return read_json_object(path, "Delete it, and start again.").get("oracle") if path.is_file() else None
-
-
-def _disturbed_runs(prompts: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many timings others took part of the processors from, of those of which that is known."""
-    shares = [run.get("others") for record in prompts for run in record["methods"].values()]
-    known = [share for share in shares if share is not None]
-    return {"runs": sum(map(disturbed, known)), "of": len(known)}
 
 
 def _collect(suites: Sequence[Any], limit: int | None, seed: int) -> list[Example]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import psutil
 
@@ -55,6 +57,20 @@ def _sees_all_processors() -> bool:
 def disturbed(share: float | None) -> bool:
     """Whether a timing in which others had this share of the processors is to be trusted less."""
     return share is not None and share > LIMIT
+
+
+def disturbed_runs(prompts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """
+    Args:
+        prompts (`Sequence[Mapping]`): Records of prompts, each with its `methods`.
+
+    Returns:
+        `dict[str, int]`: `runs`, the timings others took part of the processors from, and `of`, those of which it is
+        known.
+    """
+    shares = [run.get("others") for record in prompts for run in record["methods"].values()]
+    known = [share for share in shares if share is not None]
+    return {"runs": sum(map(disturbed, known)), "of": len(known)}
 
 
 def wait_for_calm(seconds: float) -> bool:

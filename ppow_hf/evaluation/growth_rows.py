@@ -26,7 +26,8 @@ def growth_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         `list[dict]`: Per part (`"length"` or `"window"`), length and method: `tokens_per_second` behind the first
-        tokens, `speedup` of that over plain `generate` on the same prompt, `speedup_call` of the whole call,
+        tokens, `speedup` of that over plain `generate` on the same prompt (both None where all came at once),
+        `speedup_call` of the whole call,
         `first_seconds` (time to the first token), `acceptance_length`, `mean_window`, `prompt_draft` (drafter's
         seconds in the first cycle), `cycle` (seconds of a later one in draft, verify and other), `draft_share` (of the
         time of a cycle), `peak_bytes`, `cache_bytes`, `state_bytes`, `repeats`, and how many texts had `ended`.
@@ -52,8 +53,8 @@ def growth_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "method": name,
                     "repeats": len(runs),
                     "ended": sum(run["ended"] for run in plain),
-                    "tokens_per_second": statistics.median(map(_rate, runs)),
-                    "speedup": statistics.median(_rate(r) / _rate(p) for r, p in zip(runs, plain, strict=True)),
+                    "tokens_per_second": _median([_rate(run) for run in runs]),
+                    "speedup": _median([_ratio(_rate(r), _rate(p)) for r, p in zip(runs, plain, strict=True)]),
                     "speedup_call": statistics.median(
                         (r["tokens"] / r["seconds"]) / (p["tokens"] / p["seconds"])
                         for r, p in zip(runs, plain, strict=True)
@@ -122,16 +123,24 @@ def _quantity(row: Mapping[str, Any], name: str) -> float | None:
     if name in PHASES:
         return row["cycle"][name] if row["cycle"] else None
     value = row[_QUANTITIES[name]]
-    return 1.0 / value if name == "token" else value
+    return 1.0 / value if name == "token" and value is not None else value
 
 
 def _slope(x: Sequence[float], y: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def _rate(run: Mapping[str, Any]) -> float:
-    """Tokens per second behind the first ones: the prompt left out, the drafter's work on it included."""
-    return (run["tokens"] - run["first_tokens"]) / (run["seconds"] - run["first_seconds"])
+def _rate(run: Mapping[str, Any]) -> float | None:
+    """
+    Tokens per second behind the first ones: the prompt left out, the drafter's work on it included. None where all
+    tokens came at once, as a short text does that prompt lookup knows before the first pass.
+    """
+    tokens = run["tokens"] - run["first_tokens"]
+    return tokens / (run["seconds"] - run["first_seconds"]) if tokens else None
+
+
+def _ratio(rate: float | None, plain: float | None) -> float | None:
+    return None if rate is None or plain is None else rate / plain
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -97,6 +97,21 @@ def test_extend_and_step_say_what_the_index_says(drafter):
     assert known > 100
 
 
+@pytest.mark.parametrize("keep", [0, 2])
+def test_a_dropped_window_is_forgotten_but_for_what_is_kept(drafter, keep):
+    """As the measurement of costs does between draft steps: each is then the first of its window."""
+    text, window = [1, 2, 3, 4, 1, 2, 3], [4, 1, 2]
+    state, other = drafter.new_state(), drafter.new_state()
+    drafter.extend(state, torch.tensor([text]))
+    for token in window:
+        drafter.step(state, torch.tensor([token]))
+    state.drop_draft(keep)
+    drafter.extend(other, torch.tensor([text + window[:keep]]))
+    assert (state.drafted, state.committed, state.window) == (0, len(text) + keep, [[]])
+    following = torch.tensor([window[keep]])
+    assert proposed(drafter.step(state, following)) == proposed(drafter.step(other, following)) != [None]
+
+
 def test_off_the_proposal_nothing_is_known(drafter):
     state = drafter.new_state()
     assert proposed(drafter.extend(state, torch.tensor([[1, 2, 3, 1]]))) == [2]

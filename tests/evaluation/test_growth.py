@@ -186,6 +186,20 @@ def test_rows_by_hand():
     assert (stored["peak_bytes"], stored["cache_bytes"], stored["state_bytes"]) == (None, 5, 3)
 
 
+def test_a_text_that_comes_at_once_has_no_rate():
+    """All of it with the first pass, in two of three repeats, then in all."""
+    records = [r for length in (64, 128) for r in records_by_hand(length, 0.3)]
+    runs = [record["methods"]["stored"] for record in records if record["kind"] == "time" and record["length"] == 128]
+    for run in runs[:2]:
+        run["first_tokens"] = run["tokens"]
+    assert growth_rows(records)[-1]["tokens_per_second"] == pytest.approx(10 / 36)
+    runs[2]["first_tokens"] = runs[2]["tokens"]
+    rows = growth_rows(records)
+    assert (rows[-1]["tokens_per_second"], rows[-1]["speedup"]) == (None, None) and rows[-1]["speedup_call"] > 0
+    quantities = {entry["quantity"] for entry in growth_exponents(rows) if entry["method"] == "stored"}
+    assert "token" not in quantities and "verify" in quantities
+
+
 def test_exponents_by_hand():
     records = [r for i, length in enumerate((8, 64, 128, 256)) for r in records_by_hand(length, 0.3 * 4**i)]
     found = {(e["method"], e["quantity"]): e for e in growth_exponents(growth_rows(records))}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from ppow_hf import WindowConfig
 from ppow_hf.drafters import AutoDrafter, Eagle3Drafter
 from ppow_hf.evaluation import Example
 from ppow_hf.evaluation.records import RecordLog
@@ -124,6 +125,7 @@ def test_command_line_errors(monkeypatch, capsys):
 def test_our_entrants_run_without_economize(tmp_path):
     target, tokenizer = tiny_target(vocab_size=VOCAB_SIZE), byte_tokenizer()
     entrants = methods.entrants_of(target, {"own": tiny_eagle3(target)}, ["cost_aware", "fixed:2"], [], {})
+    assert methods.RaceRunner(target, tokenizer, entrants, 8, 0, None, retries=2).retries == 2
     log = RecordLog(tmp_path / "records.jsonl", {})
     runner = methods.RaceRunner(target, tokenizer, entrants, 8, 0, log, progress=False)
     examples = [Example("1", "a", ("abcabc",)), Example("2", "b", ("abc",))]
@@ -252,6 +254,7 @@ def test_bench_end_to_end(economize, rows, tmp_path):
     )
     arguments = ["bench", "--suite", str(suite), "--target", str(tmp_path / "target"), "--max_new_tokens", "12"]
     arguments += ["--drafter", f"own={tmp_path / 'own'}", "--method", "cost_aware", "--method", "mixed"]
+    arguments += ["--champion", "mixed", "--retries", "0"]
     arguments += ["--eagle3", str(tmp_path / "eagle3"), "--output", str(tmp_path / "out")]
     for peer in ("plain", "lookup:5", "eagle3:4", "eagle3+lookup:5@0.2"):
         arguments += ["--peer", peer]
@@ -272,6 +275,15 @@ def test_bench_end_to_end(economize, rows, tmp_path):
     records = (tmp_path / "out/records.jsonl").read_text()
     args.run(args)
     assert (tmp_path / "out/records.jsonl").read_text() == records
+    with pytest.raises(ValueError, match="`--champion mixd` is not among the methods cost_aware, mixed"):
+        args.run(argparse.Namespace(**{**vars(args), "champion": "mixd"}))
+    assert results["disturbed"]["runs"] <= results["disturbed"]["of"] <= 4 * len(names)
+    drafter = AutoDrafter.from_pretrained(tmp_path / "own")
+    drafter.generation_config.window = WindowConfig("fixed", size=2)
+    drafter.save_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match="settings"):
+        args.run(args)
+    tiny_eagle3(target).save_pretrained(tmp_path / "own")
     args.max_new_tokens = 13
     with pytest.raises(ValueError, match="max_new_tokens: 12 then, 13 now"):
         args.run(args)

@@ -215,8 +215,18 @@ def measure_peer(
 class RaceRunner(BenchmarkRunner):
     """The benchmark's runner (interleaved, rotating, resumable) over [`Entrant`]s instead of methods."""
 
-    def __init__(self, target, tokenizer, entrants: list[Entrant], max_new_tokens: int, seed: int, log, progress=True):
-        super().__init__(target, tokenizer, None, None, entrants, max_new_tokens, seed, log, progress)
+    def __init__(
+        self,
+        target,
+        tokenizer,
+        entrants: list[Entrant],
+        max_new_tokens: int,
+        seed: int,
+        log,
+        progress: bool = True,
+        retries: int = 0,
+    ):
+        super().__init__(target, tokenizer, None, None, entrants, max_new_tokens, seed, log, progress, retries)
         self.stop = sorted(eos_token_ids_of(target.generation_config))
 
     def _note_costs(self, sitting: int) -> None:

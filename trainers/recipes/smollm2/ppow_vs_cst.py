@@ -144,8 +144,11 @@ def public(value: Any) -> Any:
 
 
 def recorded(config: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The configuration as it was run: without arms that were left out, or the blocks that arms are made of."""
-    templates = {key for key, value in config.items() if isinstance(value, dict) and "stage" in value}
+    """
+    The configuration as it was run: without arms that were left out, the blocks that arms are made of, or where the
+    report went.
+    """
+    templates = {key for key, value in config.items() if isinstance(value, dict) and "stage" in value} | {"report"}
     arms = {run["arm"]: config["arms"][run["arm"]] for run in runs.values()}
     return public({key: value for key, value in config.items() if key not in templates} | {"arms": arms})
 

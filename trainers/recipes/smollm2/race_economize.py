@@ -5,14 +5,14 @@
     pip install -c constraints.txt economize  # the environment of `make test` has it
     # economize's drafters, 45 minutes each; a killed run goes on where it stopped
     python trainers/recipes/smollm2/race_economize.py train --technique eagle3 --seconds 2700 \
-        --responses runs/responses --output runs/race/eagle3
-    python trainers/recipes/smollm2/race_economize.py train --technique jump --seconds 2700 \
+        --learning_rate 1e-3 --ttt_steps 3 --warmup_steps 50 --responses runs/responses --output runs/race/eagle3
+    python trainers/recipes/smollm2/race_economize.py train --technique jump --seconds 2700 --warmup_steps 30 \
         --responses runs/responses --output runs/race/jump
     # ours, from nothing, in the same time
     ppow sft --config trainers/configs/sft_smollm2_cpu.yaml --responses runs/responses --output_dir runs/race/sft \
         --max_seconds 2700 --num_train_epochs 100 --feature_cache_dir runs/race/features \
         --eval_strategy no --load_best_model_at_end false
-    python trainers/finish_drafter.py --drafter runs/race/sft --responses runs/responses --own_window mixed \
+    python trainers/finish_drafter.py --drafter runs/race/sft --responses runs/responses --own_window mixed_tree \
         --output_dir runs/race/same-time
     python trainers/recipes/smollm2/race_economize.py bench --drafter same-time=runs/race/same-time \
         --drafter reference=model_cards/smollm2-135m-instruct-eagle3 \
@@ -40,7 +40,14 @@ from ppow_hf import load_target
 from ppow_hf.data import load_prompts, split_holdout
 from ppow_hf.evaluation import Example, load_suite
 from ppow_hf.evaluation.environment import describe_environment
-from ppow_hf.evaluation.precision import cast_floating, content_hash, dtype_name, fingerprint, public_name
+from ppow_hf.evaluation.precision import (
+    cast_floating,
+    content_hash,
+    dtype_name,
+    fingerprint,
+    public_name,
+    settings_hash,
+)
 from ppow_hf.evaluation.records import RecordLog
 from ppow_hf.evaluation.suites import check_distinct, first_of_each_suite
 from ppow_hf.hub.card_facts import read_provenance
@@ -116,9 +123,10 @@ def bench(args: argparse.Namespace) -> None:
     folders = named_folders(args.drafter)
     drafters = {name: load_drafter(folder, target) for name, folder in folders.items()}
     records = {name: read_record(getattr(args, name)) for name in TECHNIQUES if getattr(args, name) is not None}
-    if args.method and args.champion not in args.method:
-        raise ValueError(f"`--champion {args.champion}` is not among the methods {', '.join(args.method)}.")
-    entrants = entrants_of(target, drafters, args.method or METHODS, args.peer or PEERS, records, args.peer_dtype)
+    own = args.method or METHODS
+    if args.champion not in own:
+        raise ValueError(f"`--champion {args.champion}` is not among the methods {', '.join(own)}.")
+    entrants = entrants_of(target, drafters, own, args.peer or PEERS, records, args.peer_dtype)
     arguments = {
         "target": public_name(target),
         "drafter": ", ".join(drafters) or None,
@@ -144,11 +152,13 @@ def bench(args: argparse.Namespace) -> None:
         "prompts_hash": content_hash([[example.suite, example.id, example.turns] for example in examples]),
         "hashes": {"target": fingerprint(target)}
         | {entrant.name: fingerprint(_trained(entrant)) for entrant in entrants if entrant.model is not None},
+        "settings": {name: settings_hash(drafter) for name, drafter in drafters.items()},
+        "decoding_code": environment["decoding_code"],
     }
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     log = RecordLog(output / "records.jsonl", identity)
-    runner = RaceRunner(target, tokenizer, entrants, args.max_new_tokens, args.seed, log)
+    runner = RaceRunner(target, tokenizer, entrants, args.max_new_tokens, args.seed, log, retries=args.retries)
     runner.run(examples, [0.0])
     checked = first_of_each_suite(examples, args.check_float32)
     with cast_floating([target, *drafters.values()], torch.float32):
@@ -253,12 +263,13 @@ def make_parser() -> argparse.ArgumentParser:
     part.add_argument(
         "--peer", action="append", type=_peer_name, help=f"economize's methods; several times ({', '.join(PEERS)})"
     )
-    part.add_argument("--champion", default="mixed", help="our method in the head to head")
+    part.add_argument("--champion", default="mixed_tree", help="our method in the head to head")
     part.add_argument(
         "--peer_dtype", choices=("model", "float32"), default="model", help="dtype of economize's draft layers"
     )
     part.add_argument("--limit", type=int, help="prompts per suite")
     part.add_argument("--max_new_tokens", type=int, default=128)
+    part.add_argument("--retries", type=int, default=2, help="times a text is timed again that others disturbed")
     part.add_argument("--check_float32", type=int, default=1, help="prompts per suite decoded in float32 as well")
     part.add_argument("--target", default=DEFAULT_TARGET)
     part.add_argument("--output", default="runs/race/bench")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ppow_hf.evaluation.aggregate import BOOTSTRAP, bootstrap_interval, result_row, summarize
+from ppow_hf.evaluation.contention import disturbed_runs
 from ppow_hf.evaluation.markdown import interval, table
 from ppow_hf.evaluation.methods import PLAIN
 from ppow_hf.evaluation.plots import save_figure
@@ -58,6 +59,7 @@ def results_of(
         "comparison": [],
         "calibration": [],
         "bootstrap": BOOTSTRAP,
+        "disturbed": disturbed_runs(prompts),
         "cost_model": None,
         "trace": None,
     }
