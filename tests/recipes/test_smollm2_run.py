@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ppow_hf.scripts.sft_drafter import make_parser
 from ppow_hf.scripts.train_ppow import make_parser as ppow_parser
@@ -42,6 +43,19 @@ def test_every_stage_starts_from_the_one_before_and_finished_ones_are_skipped(tm
     assert calls[7].startswith("ppow calibrate") and calls[8].startswith("ppow bench")
     assert "--suite e.jsonl --suite f.jsonl" in calls[8] and len(calls) == 9
     assert run_recipe(RECIPE / "run.sh", tmp_path, "data", *TRAININGS, "finish") == []
+
+
+def test_the_way_to_the_published_drafter(tmp_path):
+    calls = run_recipe(RECIPE / "run.sh", tmp_path, "gpu", "exact", "finish", GPU="64", LAST="exact")
+    for call, name, before in zip(calls[:2], ("gpu", "exact"), ("long", "gpu"), strict=True):
+        assert f"/{name}.yaml --drafter runs/smollm2/{before} " in call and "--use_cpu false" in call
+    assert "finish_drafter.py --drafter runs/smollm2/exact" in calls[2]
+    # Its last stage is the arm it was chosen from.
+    arms = yaml.safe_load((RECIPE / "gpu_arms.yaml").read_text())
+    arm = {**arms["common"], **arms["arms"]["ppow-exact"], "drafter": arms["init"], "responses": arms["responses"]}
+    stage = yaml.safe_load((RECIPE / "exact.yaml").read_text())
+    arm = {name: value for name, value in arm.items() if name not in ("stage", "seeds", "eval_on_start")}
+    assert {name: stage[name] for name in arm} == arm and set(stage) - set(arm) == {"output_dir", "seed"}
 
 
 def test_the_same_on_a_gpu(tmp_path):

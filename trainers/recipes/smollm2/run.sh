@@ -6,12 +6,17 @@
 # stages are skipped.
 #
 #     PROMPTS="gsm8k_train.jsonl::question code.jsonl sharegpt" EVAL="gsm8k.jsonl humaneval.jsonl mt_bench.jsonl" \
-#         trainers/recipes/smollm2/run.sh [data|sft|second|window|long|rollouts|finish|bench|lossless|assistant|peers ...]
+#         trainers/recipes/smollm2/run.sh STAGE...
+#
+# Stages: data sft second window long rollouts finish bench, which run without an argument, and gpu exact lossless
+# assistant peers. The published drafter is of other stages at its end:
+#
+#     run.sh data sft second window long && GPU=64 run.sh gpu exact && LAST=exact run.sh finish bench
 #
 # OUT is the output folder, RESPONSES the folders to train on (OUT/responses), DRAFTER the folder that is published,
 # LIMIT the benchmark's prompts a suite (all), MINUTES its time (no end): started again, it goes on. METHODS what it
 # compares. GPU=64 trains on a GPU, 64 texts a step, and answers eight times as many prompts at once; STAGE_SECONDS is
-# the time of every training stage. Everything else is in the stages' YAML files.
+# the time of every training stage; LAST (rollouts) the stage that is finished. Everything else is in the stages' YAML files.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 OUT=${OUT:-runs/smollm2}
@@ -48,10 +53,12 @@ second() { train second "$OUT/sft"; }
 window() { train window "$OUT/second"; }
 long() { train long "$OUT/window"; }
 rollouts() { train rollouts "$OUT/long" train; }
+gpu() { train gpu "$OUT/long"; }
+exact() { train exact "$OUT/gpu"; }
 
 finish() {
     [[ -f $DRAFTER/provenance.json ]] && return
-    python "$here/../../finish_drafter.py" --drafter "$OUT/rollouts" --responses "${responses[@]}" \
+    python "$here/../../finish_drafter.py" --drafter "$OUT/${LAST:-rollouts}" --responses "${responses[@]}" \
         --output_dir "$DRAFTER" --own_window "${WINDOW:-mixed_tree}"
 }
 
