@@ -1,12 +1,13 @@
 # Copyright 2026 The ppow-hf authors.
 # Licensed under the Apache License, Version 2.0.
 """
-Window policies simulated on greedy texts: what each would have drafted, what of it accepted, and at which cost.
+Window policies simulated on the target's texts: what each would have drafted, what of it accepted, and at which cost.
 
 At temperature 0 the text does not depend on the windows, and what the drafter proposes at a place depends on the text
 before it alone. So one pass of the drafter from everywhere records all that any policy could see; then the real policy
 and the real acceptance estimate walk through the text in the real window loop, and a [`CostModel`] charges every cycle
-as the policy's own books do. Decoding takes seconds a text, a walk milliseconds. Ours.
+as the policy's own books do. Decoding takes seconds a text, a walk milliseconds. Sampled texts: [`sampled_windows`].
+Ours.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ def simulate(
     cost_model: CostModel,
     budget: int,
     eos_token_ids: frozenset[int] = frozenset(),
+    sampling: bool = False,
 ) -> Walk:
     """
     Walks through a text with a window policy, as decoding would.
@@ -179,6 +181,8 @@ def simulate(
         cost_model ([`CostModel`]): Costs of a cycle: `gamma` per drafter pass, `v(drafted)` and the overhead.
         budget (`int`): Tokens that may still be generated at the first place: `max_new_tokens - 1`.
         eos_token_ids (`frozenset[int]`, *optional*): Tokens after which nothing is drafted.
+        sampling (`bool`, *optional*, defaults to `False`): The windows are those of a sampled text: which acceptance
+            estimate decides, and what it learns from.
 
     Returns:
         [`Walk`].
@@ -195,7 +199,7 @@ def simulate(
     if places > budget:
         raise ValueError(f"`budget` is {budget}, but the text has {places} tokens there.")
     policy = make_policy(config, cost_model)
-    estimator = AcceptanceEstimator(config.calibration, online=config.online_calibration)
+    estimator = AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration)
     divergence = RunningDivergence(config.divergence_metric, config.divergence_decay)
     sampler = _RecordedSampler()
     walk, position = Walk(), 0
@@ -226,7 +230,7 @@ def simulate(
         if reached:
             divergence.update(windows.variation[position][:reached], windows.divergence[position][:reached])
             for i, features in enumerate(window.features[0][:reached]):
-                estimator.update(features, 1.0 if i < accepted else 0.0)
+                estimator.update(features, 1.0 - windows.variation[position][i] if sampling else float(i < accepted))
         policy.update(Outcome(drafted, accepted, committed, forwards, divergence.value if reached else None))
         cost = cost_model.gamma * forwards + cost_model.verify(drafted) + cost_model.overhead
         walk.add(committed, drafted, accepted, cost)

@@ -1,0 +1,283 @@
+# Copyright 2026 The ppow-hf authors.
+# Licensed under the Apache License, Version 2.0.
+"""
+Window policies of one drafter compared on the same texts, by the measured cost model: nothing of it is timed.
+
+    python -m ppow_hf.scripts.compare_windows --suite prompts.jsonl --temperature 1 --output runs/windows
+
+At a temperature above 0 the texts are sampled, and windows are drawn by the law of what decoding would have drafted
+there ([`~ppow_hf.evaluation.sampled_windows`]). Beside the policies stands one that knows in advance what will be
+accepted. Writes `results.json`, `report.md`, `windows.png` and, prompt by prompt, `records.jsonl`, from which a killed
+run goes on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from ppow_hf.end_tokens import eos_token_ids_of
+from ppow_hf.evaluation.compare import responses_of
+from ppow_hf.evaluation.environment import describe_environment
+from ppow_hf.evaluation.markdown import interval, number, percent, table, times
+from ppow_hf.evaluation.methods import parse_method
+from ppow_hf.evaluation.oracle import window_of
+from ppow_hf.evaluation.plots import save_figure
+from ppow_hf.evaluation.precision import dtype_name, fingerprint, public_name, settings_hash
+from ppow_hf.evaluation.records import RecordLog
+from ppow_hf.evaluation.runner import cost_fields
+from ppow_hf.evaluation.simulation import Walk
+from ppow_hf.evaluation.window_comparison import CHEAPEST, ORACLE, comparison_rows, walks_of_text
+from ppow_hf.generation import CostModel, WindowConfig
+from ppow_hf.scripts.command_line import load_models, run
+from ppow_hf.scripts.compare_drafters import target_answers
+from ppow_hf.targets import DEFAULT_TARGET
+from ppow_hf.whole_files import write_json_whole, write_text_whole
+
+METHODS = "fixed:1,fixed:2,fixed:3,fixed:4,fixed:5,fixed:6,fixed:7,fixed:8,heuristic,confidence,divergence,cost_aware"
+PICTURE = "windows.png"
+
+
+def windows_of(names: Sequence[str], drafter) -> dict[str, WindowConfig]:
+    """
+    The windows of methods of `ppow bench`.
+
+    Raises:
+        ValueError: If one is unknown, or no chain of the drafter's own.
+    """
+    for name in names:
+        method = parse_method(name)
+        if not method.is_chain or method.drafter is not None:
+            raise ValueError(
+                f"`--method {name}` cannot be replayed: give windows that the drafter drafts token by token "
+                f"({METHODS})."
+            )
+    return {name: window_of(name, drafter) for name in names}
+
+
+def compare_windows(
+    target,
+    tokenizer,
+    drafter,
+    suites: Sequence[str],
+    output: Path,
+    *,
+    methods: Sequence[str] = tuple(METHODS.split(",")),
+    temperature: float = 0.0,
+    draws: int = 4,
+    max_new_tokens: int = 128,
+    baseline: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """
+    Measures, and writes `results.json`, `report.md` and `windows.png`.
+
+    Args:
+        target ([`~transformers.PreTrainedModel`]): The target.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        drafter ([`DrafterModel`]): The drafter.
+        suites (`Sequence[str]`): Prompt files or datasets, as for `ppow data`.
+        output (`Path`): Folder to write.
+        methods (`Sequence[str]`, *optional*): Windows, as `ppow bench` names them.
+        temperature (`float`, *optional*, defaults to 0.0): Of the texts and of drafting.
+        draws (`int`, *optional*, defaults to 4): How often windows are drawn for each sampled text.
+        max_new_tokens (`int`, *optional*, defaults to 128): Length of the answers.
+        baseline (`str`, *optional*): The window others are compared with. Default: the fastest fixed one.
+        seed (`int`, *optional*, defaults to 0): Of texts, draws and bootstrap.
+        progress (`bool`, *optional*, defaults to `True`): Show progress.
+
+    Returns:
+        `dict`: The contents of `results.json`.
+
+    Raises:
+        ValueError: If a window cannot be replayed, a number is out of range, or `output` holds another comparison.
+    """
+    if temperature < 0 or draws < 1 or max_new_tokens < 2:
+        raise ValueError(
+            "`temperature` must be at least 0, `draws` 1 and `max_new_tokens` 2, got "
+            f"{temperature}, {draws} and {max_new_tokens}."
+        )
+    drafter.bind_target(target)
+    configs = windows_of(methods, drafter)
+    if baseline is not None and baseline not in configs:
+        raise ValueError(f"`baseline` is {baseline!r}, but the methods are {', '.join(configs)}.")
+    cost_model = CostModel.for_models(target, drafter)
+    answers = target_answers(target, tokenizer, suites, output, max_new_tokens, temperature, seed)
+    max_size = window_of("cost_aware", drafter).max_size
+    arguments = {
+        "target": public_name(target),
+        "drafter": public_name(drafter),
+        "suites": [Path(suite).stem for suite in suites],
+        "methods": list(configs),
+        "temperature": temperature,
+        "draws": draws if temperature else 1,
+        "max_new_tokens": max_new_tokens,
+        "max_size": max_size,
+        "dtype": dtype_name(target.dtype),
+        "seed": seed,
+    }
+    identity = {
+        **arguments,
+        "answers": answers._fingerprint,
+        "drafter_hash": fingerprint(drafter),
+        "drafter_settings": settings_hash(drafter),
+        "configs": {name: config.to_dict() for name, config in configs.items()},
+        "cost_model": cost_fields(cost_model),
+    }
+    log = RecordLog(output / "records.jsonl", identity)
+    eos = eos_token_ids_of(target.generation_config)
+    for index in tqdm(range(len(log.records), len(answers)), unit="prompt", disable=not progress):
+        row = answers[index]
+        # Of the prompt, so that a run that goes on draws what it would have drawn.
+        generator = torch.Generator(target.device).manual_seed(zlib.crc32(f"{seed} {index}".encode()))
+        walks: dict[str, Walk] = {}
+        for token_ids, prompt_length in responses_of(row):
+            found = walks_of_text(
+                target,
+                drafter,
+                token_ids,
+                prompt_length,
+                configs,
+                cost_model,
+                max_size=max_size,
+                budget=max_new_tokens,
+                temperature=temperature,
+                draws=draws,
+                generator=generator,
+                eos_token_ids=eos,
+            )
+            walks = {name: walks.get(name, Walk()) + walk for name, walk in found.items()}
+        fields = ("committed", "verifications", "drafted", "accepted", "cost")
+        kept = {name: {field: getattr(walk, field) for field in fields} for name, walk in walks.items()}
+        log.append({"suite": row["source"], "walks": kept})
+    results = {
+        "environment": describe_environment(target.device),
+        "arguments": arguments,
+        "drafter_hash": identity["drafter_hash"],
+        "cost_model": identity["cost_model"],
+        "results": comparison_rows(log.records, baseline, seed),
+    }
+    write_json_whole(output / "results.json", results)
+    save_figure(windows_figure(results), output / PICTURE)
+    write_text_whole(output / "report.md", render_windows(results))
+    return results
+
+
+def render_windows(results: Mapping[str, Any]) -> str:
+    """The report as Markdown text."""
+    arguments, rows = results["arguments"], results["results"]
+    temperature, first = arguments["temperature"], rows[0]
+    texts = "greedy texts"
+    if temperature:
+        texts = (
+            f"texts, sampled at temperature {temperature:g}, with {arguments['draws']} draws of the windows that "
+            "could have been drafted in each"
+        )
+    parts = [
+        f"# Window policies on the same texts: {arguments['target']}",
+        f"Drafter **{arguments['drafter']}**, {arguments['dtype']}, at most {arguments['max_new_tokens']} new tokens, "
+        f"the same {texts}. Speedup over plain decoding by the measured cost model, the prompt left out: a mean over "
+        f"prompts, and in the mean over suites every suite counts alike. Brackets: 95% bootstrap intervals over "
+        f"prompts; the ratio to `{first['baseline']}` draws them in pairs. `{ORACLE}` knows in advance what will be "
+        f"accepted of the drafter's window, up to {arguments['max_size']} tokens; `{CHEAPEST}` also knows where to "
+        "stop early.",
+        f"![Speedup of every window]({PICTURE})",
+    ]
+    for suite in dict.fromkeys(row["suite"] for row in reversed(rows)):
+        chosen = [row for row in rows if row["suite"] == suite]
+        title = "Mean over suites" if suite is None else suite
+        parts += [
+            f"## {title}",
+            f"{chosen[0]['num_prompts']} prompts.",
+            table(
+                ["window", "speedup", f"over `{first['baseline']}`", "tau", "window", "of the oracle's speed"],
+                [
+                    [
+                        f"`{row['policy']}`",
+                        f"{times(row['speedup'])} {interval(row['interval'])}",
+                        f"{number(row['over_baseline'], 3)} {_ratio(row['over_baseline_interval'])}".strip(),
+                        number(row["acceptance_length"]),
+                        number(row["mean_window"]),
+                        percent(row["share_of_oracle"]),
+                    ]
+                    for row in chosen
+                ],
+            ),
+        ]
+    environment = results["environment"]
+    parts.append(f"Costs of {environment['device_name']}, {environment['torch_threads']} threads.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _ratio(values: Sequence[float] | None) -> str:
+    return "" if values is None else f"[{values[0]:.3f}, {values[1]:.3f}]"
+
+
+def windows_figure(results: Mapping[str, Any]) -> Figure:
+    """Speedup of every window with its interval, the mean over suites and each suite."""
+    rows = results["results"]
+    suites = list(dict.fromkeys(row["suite"] for row in reversed(rows)))
+    names = [row["policy"] for row in rows if row["suite"] == suites[0] and row["policy"] != CHEAPEST]
+    figure = Figure(figsize=(3.1 * len(suites) + 1.5, 0.32 * len(names) + 1.4), layout="constrained")
+    panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
+    for axes, suite in zip(panels, suites, strict=True):
+        for place, name in enumerate(names):
+            row = next(row for row in rows if row["suite"] == suite and row["policy"] == name)
+            low, high = row["interval"]
+            color = {ORACLE: "#222222", "cost_aware": "#7A1F00"}.get(name, "#56B4E9")
+            axes.plot([low, high], [place, place], color=color, linewidth=2)
+            axes.plot([row["speedup"]], [place], marker="o", color=color)
+        axes.set_title("mean over suites" if suite is None else suite, fontsize=10.5, loc="left")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_xlabel("speedup, by the cost model")
+    panels[0].invert_yaxis()
+    return figure
+
+
+def main(
+    suite: Annotated[list[str], typer.Option(help="Prompts, as for `ppow data`; several times.")],
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/windows"),
+    target: Annotated[str, typer.Option(help="Target: a Hub id, a folder, or the embedded one.")] = DEFAULT_TARGET,
+    drafter: Annotated[str | None, typer.Option(help="Drafter. Default: the reference drafter.")] = None,
+    method: Annotated[str, typer.Option(help="Comma-separated windows of `ppow bench`.")] = METHODS,
+    temperature: Annotated[float, typer.Option(help="Of the texts and of drafting.", min=0)] = 0.0,
+    draws: Annotated[int, typer.Option(help="Draws of windows for each sampled text.", min=1)] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the answers.", min=2)] = 128,
+    baseline: Annotated[str | None, typer.Option(help="Compared with. Default: the fastest fixed window.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Where to run: cpu, cuda, ...")] = None,
+    seed: Annotated[int, typer.Option(help="Of texts, draws and bootstrap.")] = 0,
+) -> None:
+    """Compare window policies on the same texts, by the measured cost model."""
+    set_seed(seed)
+    output.mkdir(parents=True, exist_ok=True)
+    target_model, tokenizer, drafter_model = load_models(Console(), target, drafter, dtype, device)
+    compare_windows(
+        target_model,
+        tokenizer,
+        drafter_model,
+        suite,
+        output,
+        methods=method.split(","),
+        temperature=temperature,
+        draws=draws,
+        max_new_tokens=max_new_tokens,
+        baseline=baseline,
+        seed=seed,
+    )
+    print(f"Report: {output / 'report.md'}")
+
+
+if __name__ == "__main__":
+    run(main)
