@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from ..drafters import DrafterModel
 from ..generation import CostModel, WindowConfig
 from .aggregate import BOOTSTRAP
+from .methods import AT, is_own_fixed
 from .sampled_windows import record_sampled_windows
 from .simulation import Walk, cheapest_walk, oracle_walk, record_windows, simulate
 
@@ -86,9 +87,9 @@ def comparison_rows(records: Sequence[Mapping[str, Any]], baseline: str | None =
 
     Args:
         records (`Sequence[Mapping]`): One per prompt: `suite`, and `walks`, by policy `committed`, `verifications`,
-            `drafted`, `accepted` and `cost`.
-        baseline (`str`, *optional*): The policy others are compared with. Default: the fixed window that is fastest in
-            the mean over suites.
+            `drafted`, `accepted` and `cost`. Those of another drafter are called `POLICY@DRAFTER`, its oracle too.
+        baseline (`str`, *optional*): The policy others are compared with. Default: the first drafter's fixed window
+            that is fastest in the mean over suites.
         seed (`int`, *optional*, defaults to 0): Of the bootstrap.
 
     Returns:
@@ -124,11 +125,13 @@ def comparison_rows(records: Sequence[Mapping[str, Any]], baseline: str | None =
         totals[suite] = table[..., :3].sum(1)
     mean = np.mean([speeds[suite].mean(-1) for suite in suites], axis=0)
     if baseline is None:
-        fixed = [policy for policy in policies if policy.startswith("fixed")]
+        fixed = [policy for policy in policies if is_own_fixed(policy)]
         baseline = max(fixed, key=lambda policy: mean[policies.index(policy)]) if fixed else policies[-1]
     if baseline not in policies:
         raise ValueError(f"`baseline` is {baseline!r}, but the policies are {', '.join(policies)}.")
-    base, oracle = policies.index(baseline), policies.index(ORACLE)
+    base = policies.index(baseline)
+    # Every policy is compared with the oracle of its own drafter.
+    oracle = [policies.index(ORACLE + at + name) for _, at, name in (policy.partition(AT) for policy in policies)]
     places: list[str | None] = [*suites, *([None] if len(suites) > 1 else [])]
     rows = []
     for place in places:
@@ -147,7 +150,7 @@ def comparison_rows(records: Sequence[Mapping[str, Any]], baseline: str | None =
                     "interval": _interval(samples[index]),
                     "acceptance_length": float(np.mean([totals[s][index, 0] / totals[s][index, 1] for s in parts])),
                     "mean_window": float(np.mean([totals[s][index, 2] / totals[s][index, 1] for s in parts])),
-                    "share_of_oracle": float(speed[index] / speed[oracle]),
+                    "share_of_oracle": float(speed[index] / speed[oracle[index]]),
                     "baseline": baseline,
                     "over_baseline": float(speed[index] / speed[base]) if other else None,
                     "over_baseline_interval": _interval(ratio) if other else None,

@@ -57,10 +57,37 @@ def test_files_and_going_on(models, tmp_path, temperature):
         compared(models, output, temperature=temperature, methods=METHODS[1:])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafters_are_compared_by_their_own_costs_and_oracle(models, tmp_path, temperature):
+    target, tokenizer, drafter, suites = models
+    other = tiny_eagle3(target, seed=3)
+    other.bind_target(target)
+    other.__dict__["_cost_models"] = {cost_model_key(target, other): CostModel(gamma=0.5)}
+    alone = compared(models, tmp_path / "alone", methods=["fixed:2"], temperature=temperature)
+    both = compared(
+        models,
+        tmp_path / "both",
+        methods=["fixed:2@b", "fixed:2", "fixed:1@b"],
+        others={"b": other},
+        temperature=temperature,
+    )
+    rows = {row["policy"]: row for row in both["results"] if row["suite"] is None}
+    assert set(rows) == {"oracle", "oracle@b", "cheapest", "cheapest@b", "fixed:2", "fixed:2@b", "fixed:1@b"}
+    expected = {row["policy"]: row for row in alone["results"] if row["suite"] is None}
+    for policy in ("oracle", "fixed:2"):  # whatever else is compared
+        assert rows[policy]["speedup"] == expected[policy]["speedup"]
+    share = rows["fixed:2@b"]["speedup"] / rows["oracle@b"]["speedup"]
+    assert rows["fixed:2@b"]["share_of_oracle"] == pytest.approx(share)
+    assert rows["fixed:2"]["baseline"] == "fixed:2" and rows["fixed:2@b"]["over_baseline"] is not None
+    assert both["cost_models"]["b"]["gamma"] == 0.5 and both["cost_models"]["first"]["gamma"] == 0.05
+    assert "(`@` marks those of b)" in (tmp_path / "both" / "report.md").read_text()
+
+
 def test_refusals(models, tmp_path):
     for options, message in (
         ({"methods": ("fixed:2", "mixed_tree")}, "`--method mixed_tree` cannot be replayed"),
         ({"methods": ("fixed:2", "target")}, "`--method target` cannot be replayed"),
+        ({"methods": ("fixed:2", "fixed:2@b")}, "no drafter is called 'b'"),
         ({"baseline": "fixed:9"}, "`baseline` is 'fixed:9'"),
         ({"temperature": -1}, "`temperature` must be at least 0"),
         ({"draws": 0}, "`draws` 1"),
@@ -79,6 +106,7 @@ def test_the_command(models, tmp_path):
     app.command()(script.main)
     arguments = ["--suite", suites[0], "--target", str(tmp_path / "target"), "--drafter", str(tmp_path / "drafter")]
     arguments += ["--dtype", "float32", "--device", "cpu", "--output", str(tmp_path / "out"), "--max-new-tokens", "8"]
-    done = CliRunner().invoke(app, [*arguments, "--method", "fixed:2,cost_aware", "--temperature", "1"])
+    arguments += ["--drafter", f"again={tmp_path / 'drafter'}"]
+    done = CliRunner().invoke(app, [*arguments, "--method", "fixed:2,cost_aware@again", "--temperature", "1"])
     assert done.exit_code == 0, done.output
     assert "report.md" in done.output and json.loads((tmp_path / "out/results.json").read_text())["results"]
