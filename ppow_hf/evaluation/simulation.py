@@ -171,6 +171,7 @@ def simulate(
     budget: int,
     eos_token_ids: frozenset[int] = frozenset(),
     sampling: bool = False,
+    estimator: AcceptanceEstimator | None = None,
 ) -> Walk:
     """
     Walks through a text with a window policy, as decoding would.
@@ -183,6 +184,7 @@ def simulate(
         eos_token_ids (`frozenset[int]`, *optional*): Tokens after which nothing is drafted.
         sampling (`bool`, *optional*, defaults to `False`): The windows are those of a sampled text: which acceptance
             estimate decides, and what it learns from.
+        estimator ([`AcceptanceEstimator`], *optional*): In place of the one the configuration describes.
 
     Returns:
         [`Walk`].
@@ -199,7 +201,8 @@ def simulate(
     if places > budget:
         raise ValueError(f"`budget` is {budget}, but the text has {places} tokens there.")
     policy = make_policy(config, cost_model)
-    estimator = AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration)
+    if estimator is None:
+        estimator = AcceptanceEstimator(config.calibration, sampling=sampling, online=config.online_calibration)
     divergence = RunningDivergence(config.divergence_metric, config.divergence_decay)
     sampler = _RecordedSampler()
     walk, position = Walk(), 0
