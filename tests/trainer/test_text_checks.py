@@ -182,6 +182,6 @@ def test_nothing_to_learn_from_is_refused(tmp_path):
         sft_trainer(tmp_path, dataset=Dataset.from_list(rows[:1] * 1))
     with pytest.raises(ValueError, match="among its first `max_length`=4"):
         sft_trainer(tmp_path, dataset=Dataset.from_list(rows), max_length=4)
-    with pytest.raises(ValueError, match="`train_dataset` has 0 rows"):
+    with pytest.raises(ValueError, match="`train_dataset` has no rows"):
         sft_trainer(tmp_path, dataset=Dataset.from_list(rows).select([]))
     sft_trainer(tmp_path, dataset=Dataset.from_list(rows), max_length=5)
