@@ -211,7 +211,7 @@ def render_windows(results: Mapping[str, Any]) -> str:
         "stop early.",
         f"![Speedup of every window]({PICTURE})",
     ]
-    for suite in dict.fromkeys(row["suite"] for row in reversed(rows)):
+    for suite in _suites(rows):
         chosen = [row for row in rows if row["suite"] == suite]
         title = "Mean over suites" if suite is None else suite
         parts += [
@@ -222,7 +222,7 @@ def render_windows(results: Mapping[str, Any]) -> str:
                 [
                     [
                         f"`{row['policy']}`",
-                        f"{times(row['speedup'])} {interval(row['interval'])}",
+                        f"{times(row['speedup'])}{interval(row['interval'])}",
                         f"{number(row['over_baseline'], 3)} {_ratio(row['over_baseline_interval'])}".strip(),
                         number(row["acceptance_length"]),
                         number(row["mean_window"]),
@@ -235,6 +235,11 @@ def render_windows(results: Mapping[str, Any]) -> str:
     environment = results["environment"]
     parts.append(f"Costs of {environment['device_name']}, {environment['torch_threads']} threads.")
     return "\n\n".join(parts) + "\n"
+
+
+def _suites(rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """The mean over suites, where there are several, and then each of them."""
+    return sorted(dict.fromkeys(row["suite"] for row in rows), key=lambda suite: suite is not None)
 
 
 def _others(results: Mapping[str, Any]) -> str:
@@ -250,7 +255,7 @@ def _ratio(values: Sequence[float] | None) -> str:
 def windows_figure(results: Mapping[str, Any]) -> Figure:
     """Speedup of every window with its interval, the mean over suites and each suite."""
     rows = results["results"]
-    suites = list(dict.fromkeys(row["suite"] for row in reversed(rows)))
+    suites = _suites(rows)
     names = [row["policy"] for row in rows if row["suite"] == suites[0] and not row["policy"].startswith(CHEAPEST)]
     figure = Figure(figsize=(3.1 * len(suites) + 1.5, 0.32 * len(names) + 1.4), layout="constrained")
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
