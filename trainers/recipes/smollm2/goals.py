@@ -28,7 +28,7 @@ PAPER_SPEEDUP, PAPER_BEST, PAPER_TAU = 3.39, 4.36, 6.29
 LLAMA_CPP, PLAIN_BESIDE_IT = 140.0, "33 to 40"
 # Asked for, and without a figure of the published drafter.
 NOT_MEASURED = (
-    "Answers of 512 tokens.",
+    "Answers of 512 tokens, and how speed and memory grow with the prompt (`python -m ppow_hf.scripts.cost_growth`).",
     "The speed of a PPOW drafter against CST's and their initialisation, to a precision that would tell them apart: "
     "[15 prompts](../ppow-vs-cst/speed/README.md) do not.",
     "Lookup, mixed chains and trees without lookup, prompt lookup of 3 and 5 tokens, and transformers' assistants on "
