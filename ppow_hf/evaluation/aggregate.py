@@ -32,9 +32,13 @@ def bootstrap_interval(
     if len(top) < 2:
         return None
     drawn = np.random.default_rng(seed).integers(0, len(top), size=(BOOTSTRAP["samples"], len(top)))
-    values = top[drawn].sum(axis=1) / bottom[drawn].sum(axis=1)
+    return percentile_interval(top[drawn].sum(axis=1) / bottom[drawn].sum(axis=1))
+
+
+def percentile_interval(samples: np.ndarray) -> list[float]:
+    """What the middle of bootstrap samples lies between."""
     tail = (1 - BOOTSTRAP["level"]) / 2
-    return [float(value) for value in np.quantile(values, [tail, 1 - tail])]
+    return [float(value) for value in np.quantile(samples, [tail, 1 - tail])]
 
 
 def result_row(

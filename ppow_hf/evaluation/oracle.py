@@ -30,10 +30,10 @@ from .methods import PLAIN, parse_method
 from .precision import cast_floating, content_hash, fingerprint, parse_dtype, settings_hash
 from .records import RecordLog
 from .runner import cost_fields, encode_messages, padding_token
-from .simulation import Walk, cheapest_walk, oracle_walk, record_windows, simulate
+from .simulation import Walk
 from .suites import Example, SuiteError, load_suite
+from .window_comparison import ORACLE, walks_of_text
 
-ORACLE, CHEAPEST = "oracle", "cheapest"
 LOG_FILE = "oracle.jsonl"
 
 
@@ -178,10 +178,8 @@ def _prompts_hash(examples: Sequence[Example]) -> str:
 
 def _replay(example, target, tokenizer, drafter, configs, cost_model, size, arguments) -> dict[str, Any]:
     """The walks of every policy over one conversation, and a hash of the target's answers in it."""
-    kl = any(config.divergence_metric == "kl" for config in configs.values())
-    width = max(size, *(config.limit for config in configs.values()))
     eos = eos_token_ids_of(target.generation_config)
-    walks = {name: Walk() for name in (ORACLE, CHEAPEST, *configs)}
+    walks: dict[str, Walk] = {}
     answers: list[list[int]] = []
     messages: list[dict[str, str]] = []
     pad = padding_token(tokenizer)
@@ -192,26 +190,14 @@ def _replay(example, target, tokenizer, drafter, configs, cost_model, size, argu
         run = measure_generation(parse_method(PLAIN), target, None, None, ids, max_new_tokens=budget, pad_token_id=pad)
         answers.append(run.tokens)
         messages.append({"role": "assistant", "content": tokenizer.decode(run.tokens, skip_special_tokens=True)})
-        if len(run.tokens) < 2:
-            continue  # the prefill gave it all
-        text = ids.new_tensor([[*ids[0].tolist(), *run.tokens]])
-        windows = record_windows(target, drafter, text, ids.shape[1] + 1, width, kl=kl)
-        walks[ORACLE] += oracle_walk(windows.accepted, size, cost_model)
-        walks[CHEAPEST] += cheapest_walk(windows.accepted, size, cost_model)
-        for name, config in configs.items():
-            walks[name] += simulate(windows, config, cost_model, budget - 1, eos)
+        text = [*ids[0].tolist(), *run.tokens]
+        found = walks_of_text(
+            target, drafter, text, ids.shape[1], configs, cost_model, max_size=size, budget=budget, eos_token_ids=eos
+        )
+        walks = {name: walks.get(name, Walk()) + walk for name, walk in found.items()}
     return {
         "text_hash": content_hash(answers),
-        "walks": {
-            name: {
-                "committed": walk.committed,
-                "verifications": walk.verifications,
-                "drafted": walk.drafted,
-                "accepted": walk.accepted,
-                "cost": walk.cost,
-            }
-            for name, walk in walks.items()
-        },
+        "walks": {name: walk.totals() for name, walk in walks.items()},
     }
 
 

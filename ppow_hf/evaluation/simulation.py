@@ -90,6 +90,10 @@ class Walk:
             self.cycles + other.cycles,
         )
 
+    def totals(self) -> dict[str, float]:
+        """Everything but the single cycles, for a log."""
+        return {name: value for name, value in vars(self).items() if name != "cycles"}
+
     @property
     def speedup(self) -> float | None:
         """`float`: Modelled speed relative to plain decoding, the prompt left out; `None` without a cycle."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ..drafters import DrafterModel
 from ..generation import CostModel, WindowConfig
-from .aggregate import BOOTSTRAP
+from .aggregate import BOOTSTRAP, percentile_interval
 from .methods import AT, is_own_fixed
 from .sampled_windows import record_sampled_windows
 from .simulation import Walk, cheapest_walk, oracle_walk, record_windows, simulate
@@ -147,18 +147,13 @@ def comparison_rows(records: Sequence[Mapping[str, Any]], baseline: str | None =
                     "policy": policy,
                     "num_prompts": sum(speeds[s].shape[1] for s in parts),
                     "speedup": float(speed[index]),
-                    "interval": _interval(samples[index]),
+                    "interval": percentile_interval(samples[index]),
                     "acceptance_length": float(np.mean([totals[s][index, 0] / totals[s][index, 1] for s in parts])),
                     "mean_window": float(np.mean([totals[s][index, 2] / totals[s][index, 1] for s in parts])),
                     "share_of_oracle": float(speed[index] / speed[oracle[index]]),
                     "baseline": baseline,
                     "over_baseline": float(speed[index] / speed[base]) if other else None,
-                    "over_baseline_interval": _interval(ratio) if other else None,
+                    "over_baseline_interval": percentile_interval(ratio) if other else None,
                 }
             )
     return rows
-
-
-def _interval(samples: np.ndarray) -> list[float]:
-    tail = (1 - BOOTSTRAP["level"]) / 2
-    return [float(value) for value in np.quantile(samples, [tail, 1 - tail])]

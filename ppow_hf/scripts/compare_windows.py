@@ -174,9 +174,7 @@ def compare_windows(
                 for name, walk in found.items():
                     name = name + at if name in (ORACLE, CHEAPEST) else name
                     walks[name] = walks.get(name, Walk()) + walk
-        fields = ("committed", "verifications", "drafted", "accepted", "cost")
-        kept = {name: {field: getattr(walk, field) for field in fields} for name, walk in walks.items()}
-        log.append({"suite": row["source"], "walks": kept})
+        log.append({"suite": row["source"], "walks": {name: walk.totals() for name, walk in walks.items()}})
     results = {
         "environment": describe_environment(target.device),
         "arguments": arguments,

@@ -17,7 +17,8 @@ import typer
 from rich.console import Console
 from transformers import set_seed
 
-from ppow_hf.evaluation.oracle import CHEAPEST, ORACLE, add_oracle
+from ppow_hf.evaluation.oracle import add_oracle
+from ppow_hf.evaluation.window_comparison import CHEAPEST, ORACLE
 from ppow_hf.scripts.command_line import load_models, run
 from ppow_hf.targets import DEFAULT_TARGET
 
